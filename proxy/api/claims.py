@@ -7,12 +7,16 @@ replica waits for that: its job is not stored while others claim its key.
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 
 from proxy.ports import KeyClaim, SharedJobs
 
 #: Seconds to wait until the replicas have asked VB365 about the tokens that claim a key, and
 #: between two looks.
 _PATIENCE, _PAUSE = 5.0, 0.1
+#: Claims that are withdrawn at a time, and those that wait for it: the store drops older ones
+#: itself.
+_BATCH, _MOST = 256, 10_000
 
 
 class SharedClaims:
@@ -21,6 +25,7 @@ class SharedClaims:
     def __init__(self, jobs: SharedJobs | None) -> None:
         self._jobs = jobs
         self._over: dict[KeyClaim, None] = {}
+        self._withdrawing = asyncio.Lock()
 
     async def announce(self, claim: KeyClaim) -> None:
         """Announce a claim. Raises `StoreUnavailable`."""
@@ -29,18 +34,23 @@ class SharedClaims:
 
     def withdraw(self, claim: KeyClaim) -> None:
         """Withdraw a claim at the next `flush`."""
-        if self._jobs is not None:
-            self._over[claim] = None
+        if self._jobs is None:
+            return
+        self._over[claim] = None
+        if len(self._over) > _MOST:
+            del self._over[next(iter(self._over))]
 
     async def flush(self) -> None:
-        """Withdraw the claims that are over. Raises `StoreUnavailable`.
-
-        Of calls at the same time, each returns when all are withdrawn.
-        """
-        while self._jobs is not None and self._over:
-            claim = next(iter(self._over))
-            await self._jobs.withdraw(claim)
-            self._over.pop(claim, None)
+        """Withdraw the claims that are over when it is called. Raises `StoreUnavailable`."""
+        if self._jobs is None or not self._over:
+            return
+        last = next(reversed(self._over))
+        async with self._withdrawing:
+            while last in self._over:
+                batch = tuple(islice(self._over, _BATCH))
+                await self._jobs.withdraw(batch)
+                for claim in batch:
+                    self._over.pop(claim, None)
 
     async def settled(self, owner: str, key: str, *, besides: str) -> bool:
         """Wait until no kick-off but `besides` claims the key. Return False if one still does after
@@ -56,8 +66,9 @@ class SharedClaims:
     async def overrule(self, owner: str, key: str, *, besides: str) -> None:
         """Withdraw the claims of all kick-offs but `besides`. Raises `StoreUnavailable`."""
         if self._jobs is not None:
-            for each in await self._others(owner, key, besides):
-                await self._jobs.withdraw(KeyClaim(owner=owner, key=key, id=each))
+            others = await self._others(owner, key, besides)
+            ended = [KeyClaim(owner=owner, key=key, id=each) for each in others]
+            await self._jobs.withdraw(ended)
 
     async def _others(self, owner: str, key: str, besides: str) -> set[str]:
         found = () if self._jobs is None else await self._jobs.claims(owner, key)

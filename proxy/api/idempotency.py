@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from weakref import WeakValueDictionary
 
 import structlog
@@ -21,7 +21,7 @@ from proxy.api.request import ApiRequest
 from proxy.api.unproven import UnprovenKickoff, UnprovenKickoffs
 from proxy.core.errors import Problem
 from proxy.core.events import Identified
-from proxy.core.job import Job
+from proxy.core.job import Job, Phase, Status, rejected
 from proxy.core.retention import Retention
 from proxy.jobs.record import advance_for_caller
 from proxy.ports import JobStore, KeyClaimed, KeyTaken, SharedJobs, StoreUnavailable
@@ -37,6 +37,9 @@ _STORING = 5.0
 #: Seconds between two attempts to confirm callers while VB365 does not respond. Kick-offs at other
 #: replicas may wait for one (`api.claims`).
 _INTERVAL = 1.0
+#: Callers that are confirmed at a time. VB365 is taken not to respond if it fails for all of them:
+#: it may do so for some tokens only.
+_TOGETHER = 8
 
 
 def idempotency_key(request: ApiRequest) -> str | None:
@@ -114,11 +117,9 @@ class IdempotencyKeys:
             entry = self._unproven.add(claimed, key, id, credentials.parts()[0])
         try:
             await self._claims.announce(entry.claim)
-            if self._unproven.get(id) is not entry:  # another one took its place meanwhile
-                self._claims.withdraw(entry.claim)
             yield
         finally:
-            self._release(entry)
+            await self._release(entry)
 
     @asynccontextmanager
     async def taking(self, credentials: Credentials, job: Job) -> AsyncIterator[Job | None]:
@@ -144,11 +145,11 @@ class IdempotencyKeys:
                 await locks.enter_async_context(self._lock(owner, key))
             found = await self.find(job.owners, key)
             if found is None and (entry := self._unproven.get(job.id)) is not None:
-                locks.enter_context(self._submitted(entry))
+                await locks.enter_async_context(self._submitted(entry))
             yield found
 
-    @contextmanager
-    def _submitted(self, entry: UnprovenKickoff) -> Iterator[None]:
+    @asynccontextmanager
+    async def _submitted(self, entry: UnprovenKickoff) -> AsyncIterator[None]:
         """Keep the entry while its job is being stored, and afterwards unless it is refused: any
         number of invented tokens are refused, and must displace nobody.
         """
@@ -160,20 +161,43 @@ class IdempotencyKeys:
             entry.submitted = False
             raise
         finally:
-            self._release(entry)
+            await self._release(entry)
 
-    def _release(self, entry: UnprovenKickoff) -> None:
+    async def _release(self, entry: UnprovenKickoff) -> None:
         entry.release()
         if not entry.over.is_set():
             return
-        if entry.submitted:
-            self._unproven.make_room()
-        else:
+        if not entry.submitted:
             self._unproven.remove(entry)
+            return
+        self._unproven.count(entry)
+        while surplus := self._unproven.surplus(entry):
+            try:
+                dropped = await self._expendable(surplus)
+            except StoreUnavailable:
+                self._unproven.remove(entry)  # whose job is the least likely to be stored
+                return
+            self._unproven.remove(dropped)
+
+    async def _expendable(self, entries: Sequence[UnprovenKickoff]) -> UnprovenKickoff:
+        """Return an entry whose key nobody needs, else the first one. If its job has no file and
+        will have none, another export with the key is no second one. A token that VB365 has
+        rejected is not confirmed any more.
+        """
+        for entry in entries:
+            if entry.succeeded:
+                continue
+            job = await self._jobs.recent(entry.id)
+            if job is None or job.forgotten or job.phase is Phase.CANCELLING or rejected(job):
+                return entry
+            if job.status in (Status.FAILED, Status.CANCELLED):
+                return entry
+            entry.succeeded = job.terminal
+        return entries[0]
 
     async def run(self) -> None:
-        """Confirm the callers of remembered kick-offs one at a time, as soon as VB365
-        responds again: later their tokens may have expired.
+        """Confirm the callers of remembered kick-offs, a few at a time, as soon as VB365 responds
+        again: later their tokens may have expired.
         """
         while True:
             await asyncio.sleep(_INTERVAL)
@@ -184,15 +208,20 @@ class IdempotencyKeys:
                 log.warning("callers of exports not recorded", reason=str(why))
 
     async def _confirm(self) -> None:
-        for _ in range(len(self._unproven)):
-            entry = self._unproven.next()
-            if entry is None:
-                return
-            verdict = await self._ask(entry)
-            if verdict is None:
-                return
-            async with self._lock(entry.claimed, entry.key):
-                await self._conclude(entry, accepted=verdict)
+        self._unproven.expire()
+        for _ in range(0, self._unproven.ended, _TOGETHER):
+            entries = self._unproven.next(_TOGETHER)
+            if not any(await asyncio.gather(*map(self._confirm_one, entries))):
+                return  # VB365 does not respond
+
+    async def _confirm_one(self, entry: UnprovenKickoff) -> bool:
+        verdict = await self._ask(entry)
+        if verdict is None:
+            return False
+        async with self._lock(entry.claimed, entry.key):
+            await self._conclude(entry, accepted=verdict)
+        await self._claims.flush()
+        return True
 
     async def _settle(self, identity: str, job: Job, credentials: Credentials) -> None:
         """Decide about the remembered kick-offs that claim to be this caller, who is confirmed and
@@ -207,10 +236,14 @@ class IdempotencyKeys:
             raise unreachable()
         for entry, verdict in zip(entries, verdicts, strict=True):
             await self._conclude(entry, accepted=bool(verdict))
+        await self._claims.flush()
+        if await self._claims.settled(identity, key, besides=job.id):
+            return
+        if not await self._access.learn(credentials, fresh=True):
+            raise unreachable()
+        # as in `_decide`; the other replica may have asked just before VB365 responded again
         if not await self._claims.settled(identity, key, besides=job.id):
-            if not await self._access.learn(credentials, fresh=True):
-                raise unreachable()
-            await self._claims.overrule(identity, key, besides=job.id)  # as in `_decide`
+            await self._claims.overrule(identity, key, besides=job.id)
 
     async def _decide(self, entry: UnprovenKickoff, credentials: Credentials) -> bool | None:
         """Report whether VB365 accepts the kick-off's token, None if it cannot be asked."""
@@ -219,17 +252,20 @@ class IdempotencyKeys:
                 await entry.over.wait()
         except TimeoutError:
             return None
-        verdict = await self._ask(entry)
+        if self._unproven.get(entry.id) is not entry:
+            return False  # its job was refused
+        # few are asked about for a caller that is confirmed: those of strangers do not delay them
+        verdict = await self._ask(entry, known=True)
         if verdict is None and await self._access.learn(credentials, fresh=True):
             # VB365 responds to the caller: a token that makes it fail must not block the key
-            verdict = bool(await self._ask(entry))
+            verdict = bool(await self._ask(entry, known=True))
         return verdict
 
-    async def _ask(self, entry: UnprovenKickoff) -> bool | None:
+    async def _ask(self, entry: UnprovenKickoff, *, known: bool = False) -> bool | None:
         job = await self._jobs.get(entry.id)
         if job is None or job.forgotten or entry.claimed in job.owners:
             return False
-        return await self._access.learn(entry.credentials)
+        return await self._access.learn(entry.credentials, known=known)
 
     async def _conclude(self, entry: UnprovenKickoff, *, accepted: bool) -> None:
         """Add the identity to the owners of the kick-off's job, unless an earlier job has the key.
@@ -243,7 +279,6 @@ class IdempotencyKeys:
             except KeyTaken:
                 log.info("caller of an export has used its key on another replica", job=entry.id)
         self._unproven.remove(entry)
-        await self._claims.flush()
 
     def _lock(self, owner: str, key: str) -> asyncio.Lock:
         return self._locks.setdefault((owner, key), asyncio.Lock())

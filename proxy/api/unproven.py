@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from proxy.ports import KeyClaim
 from proxy.upstream.credentials import Credentials
 
-#: The maximum number of entries that are over, and of all with the same claimed identity and key.
+#: The maximum number of entries that are over, and of those with the same claimed identity and key.
 MAX_ENTRIES, MAX_SAME = 1000, 8
 #: Bytes of Authorization from which an entry counts as two, and so on. The longest token counts as
 #: three: those of all jobs of unknown callers that run and wait by default fit in.
 PER_ENTRY = 24 << 10
-#: Seconds for which an entry is kept: as long as VB365's tokens are valid by default.
+#: Seconds for which an entry that is over is kept: as long as VB365's tokens are valid by default.
 MAX_AGE = 3600.0
 
 
@@ -24,8 +24,8 @@ class UnprovenKickoff:
     """One kick-off. `claimed` is the owner that its token claims to be, `id` that of its job,
     `credentials` its Authorization, `since` when it arrived, in seconds.
 
-    `over` is set when its job is stored or will not be; `submitted`: it may be stored. Whoever
-    makes an entry holds it.
+    `over` is set when its job is stored or will not be; `submitted`: it may be stored; `succeeded`:
+    it is known to have. Whoever makes an entry holds it.
     """
 
     claimed: str
@@ -35,6 +35,7 @@ class UnprovenKickoff:
     since: float
     over: asyncio.Event = field(default_factory=asyncio.Event)
     submitted: bool = False
+    succeeded: bool = False
     _holders: int = 1
 
     @property
@@ -59,10 +60,12 @@ class UnprovenKickoff:
 
 
 class UnprovenKickoffs:
-    """Remembers such kick-offs in memory, a bounded number for a bounded time. `now` is in seconds;
-    `removed` is called with the claim of each one that is forgotten.
+    """Remembers such kick-offs in memory: those that are over, whose jobs are stored, in a bounded
+    number for a bounded time. The others count for nothing, and none of them is dropped: their
+    requests have the tokens in memory anyway, may wait for VB365, and are refused or stored yet.
 
-    An entry grants nothing: anybody can claim any identity.
+    `now` is in seconds; `removed` is called with the claim of each one that is forgotten. An entry
+    grants nothing: anybody can claim any identity.
     """
 
     def __init__(
@@ -71,35 +74,39 @@ class UnprovenKickoffs:
         self._now = now
         self._removed = removed
         self._entries: dict[str, UnprovenKickoff] = {}
+        self._same: dict[tuple[str, str], dict[str, UnprovenKickoff]] = {}
+        #: Those that are over, in the order of `next`.
+        self._over: dict[str, UnprovenKickoff] = {}
+        self._weight = 0
 
     def add(self, claimed: str, key: str, id: str, credentials: Credentials) -> UnprovenKickoff:
-        """Remember a kick-off. Drops the oldest of the same claim and key if they are too many.
-
-        It does not count for `MAX_ENTRIES` before it is over: its request, which has the token in
-        memory anyway, may wait for VB365 and be refused.
-        """
+        """Remember a kick-off that is not over."""
         entry = UnprovenKickoff(
             claimed=claimed, key=key, id=id, credentials=credentials, since=self._now()
         )
-        same = self.of(claimed, key)
-        if len(same) >= MAX_SAME:
-            self.remove(same[0])
-        self._entries[id] = entry
+        self._entries[id] = self._same.setdefault((claimed, key), {})[id] = entry
         return entry
 
-    def make_room(self) -> None:
-        """Drop the oldest entries of the claim that has most, while those that are over are too
-        many.
+    def count(self, entry: UnprovenKickoff) -> None:
+        """Note that the entry is over. Call `surplus` then."""
+        if self.get(entry.id) is entry:
+            self._over[entry.id] = entry
+            self._weight += entry.weight
+
+    def surplus(self, entry: UnprovenKickoff) -> Sequence[UnprovenKickoff]:
+        """Return the entries one of which must be removed, none if they are not too many. If it
+        does not matter which, it is the first: the oldest one of the claim that has most, so that
+        whoever claims one identity many times drops nobody else's.
         """
-        over = [each for each in self._entries.values() if each.over.is_set()]
-        while sum(each.weight for each in over) > MAX_ENTRIES:
-            claims: Counter[str] = Counter()
-            for each in over:
-                claims[each.claimed] += each.weight
-            [(most, _)] = claims.most_common(1)
-            dropped = _by_age(each for each in over if each.claimed == most)[0]
-            self.remove(dropped)
-            over.remove(dropped)
+        same = [each for each in self.of(entry.claimed, entry.key) if each.id in self._over]
+        if len(same) > MAX_SAME:
+            return same
+        if self._weight <= MAX_ENTRIES:
+            return ()
+        claims: Counter[str] = Counter()
+        for each in self._over.values():
+            claims[each.claimed] += each.weight
+        return sorted(self._over.values(), key=lambda each: (-claims[each.claimed], each.since))
 
     def get(self, id: str) -> UnprovenKickoff | None:
         """Return the entry of the job, None without one."""
@@ -107,33 +114,38 @@ class UnprovenKickoffs:
 
     def of(self, claimed: str, key: str) -> Sequence[UnprovenKickoff]:
         """Return the entries with this claim and key, the oldest first."""
-        self._expire()
-        found = (
-            each for each in self._entries.values() if (each.claimed, each.key) == (claimed, key)
-        )
-        return _by_age(found)
+        return list(self._same.get((claimed, key), {}).values())
 
-    def next(self) -> UnprovenKickoff | None:
-        """Return each entry that is over in turn, None without any."""
-        self._expire()
-        entry = next((each for each in self._entries.values() if each.over.is_set()), None)
-        if entry is not None:
-            self._entries[entry.id] = self._entries.pop(entry.id)
-        return entry
+    def next(self, most: int) -> Sequence[UnprovenKickoff]:
+        """Return up to `most` entries that are over, each in turn."""
+        entries = [entry for _, entry in zip(range(most), self._over.values(), strict=False)]
+        for entry in entries:
+            self._over[entry.id] = self._over.pop(entry.id)
+        return entries
 
     def remove(self, entry: UnprovenKickoff) -> None:
         """Forget the entry. Idempotent."""
-        if self._entries.pop(entry.id, None) is not None:
-            self._removed(entry.claim)
+        if self.get(entry.id) is not entry:
+            return
+        del self._entries[entry.id]
+        same = self._same[entry.claimed, entry.key]
+        del same[entry.id]
+        if not same:
+            del self._same[entry.claimed, entry.key]
+        if self._over.pop(entry.id, None) is not None:
+            self._weight -= entry.weight
+        self._removed(entry.claim)
+
+    def expire(self) -> None:
+        """Forget the entries that are too old."""
+        over = self._now() - MAX_AGE
+        for entry in [each for each in self._over.values() if each.since <= over]:
+            self.remove(entry)
+
+    @property
+    def ended(self) -> int:
+        """The number of entries that are over."""
+        return len(self._over)
 
     def __len__(self) -> int:
         return len(self._entries)
-
-    def _expire(self) -> None:
-        over = self._now() - MAX_AGE
-        for entry in [each for each in self._entries.values() if each.since <= over]:
-            self.remove(entry)
-
-
-def _by_age(entries: Iterable[UnprovenKickoff]) -> list[UnprovenKickoff]:
-    return sorted(entries, key=lambda entry: entry.since)

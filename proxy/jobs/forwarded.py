@@ -135,9 +135,9 @@ class ForwardedSharedJobs(ForwardedJobs):
         """As `SharedJobs.announce`."""
         await self._shared.announce(claim)
 
-    async def withdraw(self, claim: KeyClaim) -> None:
+    async def withdraw(self, claims: Collection[KeyClaim]) -> None:
         """As `SharedJobs.withdraw`."""
-        await self._shared.withdraw(claim)
+        await self._shared.withdraw(claims)
 
     async def claims(self, owner: str, key: str) -> Collection[str]:
         """As `SharedJobs.claims`."""

@@ -141,8 +141,8 @@ class SharedJobs(JobStore, JobFeed, Protocol):
     async def announce(self, claim: KeyClaim) -> None:
         """Record a claim of this replica, for an hour at most."""
 
-    async def withdraw(self, claim: KeyClaim) -> None:
-        """Remove a claim of any replica. Idempotent."""
+    async def withdraw(self, claims: Collection[KeyClaim]) -> None:
+        """Remove claims of any replica. Idempotent."""
 
     async def claims(self, owner: str, key: str) -> Collection[str]:
         """The ids of the kick-offs that claim the owner's key, at replicas that have a lease."""

@@ -98,9 +98,12 @@ class Access:
         credentials = Credentials.of(fields)
         return credentials is not None and self._identities.knows(credentials)
 
-    async def learn(self, credentials: Credentials, *, fresh: bool = False) -> bool | None:
+    async def learn(
+        self, credentials: Credentials, *, fresh: bool = False, known: bool = False
+    ) -> bool | None:
         """Check a JWT with VB365, so that its claims become valid if VB365 accepts it. With `fresh`
-        no cached result counts.
+        no cached result counts. `known`: ask in the turn of credentials that VB365 has accepted,
+        because a caller who has such ones waits for the result.
 
         Returns False if VB365 rejects it, if there are no claims, or if they cannot be proved; None
         if VB365 does not respond.
@@ -109,7 +112,9 @@ class Access:
             return False
         try:
             async with asyncio.timeout(self._timeout):
-                status = await self._checks.identity(credentials.parts()[0], fresh=fresh)
+                status = await self._checks.identity(
+                    credentials.parts()[0], fresh=fresh, known=known
+                )
         except (Problem, TimeoutError):
             return None
         if is_success(status):

@@ -68,17 +68,23 @@ class Checks:
         return status
 
     async def identity(
-        self, credentials: Credentials, statuses: Statuses | None = None, *, fresh: bool = False
+        self,
+        credentials: Credentials,
+        statuses: Statuses | None = None,
+        *,
+        fresh: bool = False,
+        known: bool = False,
     ) -> int:
         """Return VB365's status for the identity check with exactly these credentials, in a version
-        that it serves. With `fresh` no cached success counts. Raises `Problem` 503.
+        that it serves. With `fresh` no cached success counts; `known`: the question has its turn as
+        if VB365 had accepted the credentials before. Raises `Problem` 503.
         """
         status = 404
         for version in self._versions():
             target = _identity_target(version)
             if not fresh and self.is_cached(credentials, "identity", target):
                 return 200
-            status = await self._ask(version, target, credentials, statuses)
+            status = await self._ask(version, target, credentials, statuses, known=known)
             if is_success(status):
                 self._served = version
                 if self._identities.confirm_identity(credentials):
@@ -100,13 +106,18 @@ class Checks:
         return list(dict.fromkeys(version for version in wanted if version in _VERSIONS))
 
     async def _ask(
-        self, version: str, target: str, credentials: Credentials, statuses: Statuses | None
+        self,
+        version: str,
+        target: str,
+        credentials: Credentials,
+        statuses: Statuses | None,
+        *,
+        known: bool = False,
     ) -> int:
         """Return VB365's status for a GET. Raises `Problem` 503."""
+        known = known or self._identities.knows(credentials)
         try:
-            status = await self._questions.status(
-                target, credentials, statuses, known=self._identities.knows(credentials)
-            )
+            status = await self._questions.status(target, credentials, statuses, known=known)
         except Problem:
             self.counts.unreachable += 1
             raise

@@ -183,9 +183,10 @@ class MemorySharedJobs(MemoryJobs):
         await self.enter("announce")
         self.store.claims[claim.owner, claim.key, claim.id] = self.replica
 
-    async def withdraw(self, claim: KeyClaim) -> None:
+    async def withdraw(self, claims: Collection[KeyClaim]) -> None:
         await self.enter("withdraw")
-        self.store.claims.pop((claim.owner, claim.key, claim.id), None)
+        for each in claims:
+            self.store.claims.pop((each.owner, each.key, each.id), None)
 
     async def claims(self, owner: str, key: str) -> Collection[str]:
         await self.enter("claims")

@@ -174,9 +174,11 @@ class RedisJobs(RedisReplicas, RedisLists, RedisOutbox):
             scripts.ANNOUNCE, *claim_key(claim.owner, claim.key), claim.id, self.replica, _CLAIM
         )
 
-    async def withdraw(self, claim: KeyClaim) -> None:
+    async def withdraw(self, claims: Collection[KeyClaim]) -> None:
         """As `SharedJobs.withdraw`."""
-        await self._connections.run(scripts.WITHDRAW, *claim_key(claim.owner, claim.key), claim.id)
+        args = [arg for each in claims for arg in (*claim_key(each.owner, each.key), each.id)]
+        if args:
+            await self._connections.run(scripts.WITHDRAW, *args)
 
     async def claims(self, owner: str, key: str) -> Collection[str]:
         """As `SharedJobs.claims`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import suppress
 
 import pytest
@@ -19,6 +19,7 @@ from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
 from tests.support.shared import MemorySharedJobs, SharedStore
 from tests.unit.api.test_idempotency import FIRST, KEY, SECOND, World, token
+from tests.unit.upstream.callers import credentials, jwt
 
 
 class Replica(World):
@@ -142,18 +143,55 @@ async def test_claims_are_withdrawn_by_several_at_the_same_time(two: list[Replic
     assert list(await shared.claims("o", "k")) == []
 
 
-async def test_a_claim_that_lost_its_place_is_withdrawn(two: list[Replica]) -> None:
-    """Its token is not remembered any more, so that nobody would ask VB365 about it."""
+async def test_a_flood_of_claims_that_end_delays_nobody(
+    two: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are withdrawn many at a time, and nobody waits for those that end meanwhile."""
+    monkeypatch.setattr(claims, "_MOST", 1000)
+    made = SharedClaims(two[0].shared)
+    withdraw, calls = two[0].shared.withdraw, 0
+
+    async def slow(ended: Collection[KeyClaim]) -> None:
+        nonlocal calls
+        calls += 1
+        for number in range(300):
+            made.withdraw(KeyClaim(owner="m", key=f"{calls}", id=str(number)))
+        await withdraw(ended)
+
+    monkeypatch.setattr(two[0].shared, "withdraw", slow)
+    for number in range(600):
+        made.withdraw(KeyClaim(owner="o", key="k", id=str(number)))
+    async with asyncio.timeout(5):
+        await made.flush()
+    assert calls == 3
+    for number in range(5000):
+        made.withdraw(KeyClaim(owner="o", key="k", id=str(number)))
+    assert len(made._over) == 1000
+
+
+async def test_the_replica_that_has_asked_too_early_gets_another_moment(
+    two: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8, §18: VB365 responds again, but that replica still waits for its last question."""
+    monkeypatch.setattr(claims, "_PATIENCE", 0.5)
     two[0].down.add(token(FIRST))
-    gate = two[0].shared.gates["announce"] = asyncio.Event()
-    announcing = asyncio.create_task(two[0].taken(FIRST))
-    async with asyncio.timeout(5):
-        while not len(two[0].keys._unproven):  # noqa: ASYNC110  # no event tells
-            await asyncio.sleep(0)
-    [entry] = two[0].keys._unproven._entries.values()
-    two[0].keys._unproven.remove(entry)
-    gate.set()
-    await announcing
-    async with asyncio.timeout(5):
-        while await two[1].shared.claims(entry.claimed, KEY):  # noqa: ASYNC110  # as above
-            await asyncio.sleep(0.01)
+    first = await two[0].taken(FIRST)
+    second = asyncio.create_task(two[1].taken(SECOND))
+    await asyncio.sleep(0.75)
+    two[0].down.clear()
+    assert (await second).id == first.id
+
+
+async def test_tokens_that_make_vb365_fail_do_not_delay_the_others(
+    two: list[Replica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8, §18: they are asked about together."""
+    monkeypatch.setattr(idempotency, "_INTERVAL", 0.2)
+    monkeypatch.setattr(claims, "_PATIENCE", 0.4)
+    bad = [credentials(jwt(f"m{number}")) for number in range(7)]
+    two[0].down |= {token(who) for who in (*bad, FIRST)}
+    for who in bad:
+        await two[0].taken(who)
+    first = await two[0].taken(FIRST)
+    two[0].down.discard(token(FIRST))
+    assert (await two[1].taken(SECOND)).id == first.id

@@ -7,21 +7,25 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Never
 
 import pytest
 
 from proxy.api import idempotency, unproven
 from proxy.api.idempotency import IdempotencyKeys
 from proxy.core.errors import Problem
-from proxy.core.job import Job
+from proxy.core.events import Cancelled, CancelRequested, Claimed, Event, Failed
+from proxy.core.job import ErrorCode, Job, JobError
 from proxy.core.retention import Retention
-from proxy.ports import JobStore, KeyClaimed
+from proxy.jobs.record import advance_for_caller
+from proxy.ports import Fields, JobStore, KeyClaimed, StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.upstream.access import Access
 from proxy.upstream.credentials import Credentials
-from tests.unit.upstream.callers import Vb365, credentials, job, jwt, make
+from tests.unit.upstream.callers import Scripted, Vb365, credentials, job, jwt, make
 
 KEY = "k"
+REFUSED = JobError(code=ErrorCode.UNREACHABLE, message="VB365 is down.", retryable=True)
 FIRST, SECOND = credentials(jwt("alice", "1")), credentials(jwt("alice", "2"))
 
 
@@ -70,6 +74,15 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
     jobs = await DiskJobs.open(tmp_path)
     yield World(jobs)
     await jobs.close()
+
+
+async def through_events(world: World, id: str, *events: Event) -> None:
+    for event in events:
+        await advance_for_caller(world.jobs, id, event, world.clock)
+
+
+async def fail(*_: object) -> Never:
+    raise StoreUnavailable("the disk is full")
 
 
 async def turns() -> None:
@@ -156,6 +169,94 @@ async def test_kickoffs_that_wait_displace_no_stored_one(
     assert len(world.keys._unproven) == 0
 
 
+async def test_duplicates_at_a_time_are_remembered_as_one(world: World) -> None:
+    """§8: many of one client, with one token, while VB365 does not say whose it is."""
+    world.down.add(token(FIRST))
+    found = await asyncio.gather(*(world.kickoff(FIRST) for _ in range(3 * unproven.MAX_SAME)))
+    assert len({each.id for each in found}) == len(world.keys._unproven) == 1
+    world.down.clear()
+    assert (await world.kickoff(SECOND)).id == found[0].id
+
+
+@pytest.mark.parametrize("end", ["failed", "cancelling", "cancelled", "removed", "the first"])
+async def test_exports_that_end_without_a_file_make_room_first(
+    world: World, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """§8, §12: while VB365 is down, those of any number of invented tokens fail at once."""
+    monkeypatch.setattr(unproven, "MAX_ENTRIES", 5)
+    world.down.add(token(FIRST))
+    first = await world.kickoff(FIRST)
+    for number in range(9):
+        world.clock.now += 1
+        invented = credentials(jwt(f"m{number}"))
+        world.down.add(token(invented))
+        made = await world.kickoff(invented)
+        if end == "removed":
+            await world.jobs.remove(made)
+        elif end == "failed":
+            await through_events(world, made.id, Claimed(""), Failed(REFUSED))
+        elif end == "cancelling":
+            await through_events(world, made.id, CancelRequested())
+        elif end == "cancelled":
+            await through_events(world, made.id, CancelRequested(), Cancelled())
+        elif number == 0:
+            await through_events(world, first.id, Claimed(""), Failed(REFUSED))
+    assert len(world.keys._unproven) == 5
+    world.down.clear()
+    assert ((await world.kickoff(SECOND)).id == first.id) is (end != "the first")
+
+
+async def test_a_kickoff_that_the_store_failed_to_add_makes_room_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§8, §12: it may have been added all the same, and is remembered as long as there is room."""
+    monkeypatch.setattr(unproven, "MAX_ENTRIES", 3)
+    world.down.add(token(FIRST))
+    first = await world.kickoff(FIRST)
+    with monkeypatch.context() as failing:
+        failing.setattr(world.jobs, "add", fail)
+        for number in range(5):
+            world.clock.now += 1
+            invented = credentials(jwt(f"m{number}"))
+            world.down.add(token(invented))
+            with pytest.raises(StoreUnavailable):
+                await world.kickoff(invented)
+        assert len(world.keys._unproven) == 3
+        failing.setattr(world.jobs, "recent", fail)
+        with pytest.raises(StoreUnavailable):
+            await world.kickoff(invented)
+    assert len(world.keys._unproven) == 3
+    world.down.clear()
+    assert (await world.kickoff(SECOND)).id == first.id
+
+
+async def test_questions_about_invented_tokens_do_not_delay_those_for_a_confirmed_caller(
+    world: World,
+) -> None:
+    """§8, §9: as many as have turns are in progress, and VB365 takes its time with each."""
+    assert await world.access.learn(SECOND)
+    world.down.add(token(FIRST))
+    first = await world.kickoff(FIRST)
+    world.down.clear()
+    send, slow = world.vb365.send, {token(credentials(jwt(f"m{n}"))).encode() for n in range(9)}
+
+    async def sending(method: bytes, target: bytes, fields: Fields, **options: Any) -> Scripted:
+        if any(value in slow for _, value in fields):
+            await asyncio.Event().wait()
+        return await send(method, target, fields, **options)
+
+    world.vb365.send = sending  # type: ignore[method-assign,assignment]
+    strangers = [
+        asyncio.create_task(world.access.learn(credentials(jwt(f"m{number}"))))
+        for number in range(9)
+    ]
+    await turns()
+    async with asyncio.timeout(2):
+        assert (await world.kickoff(SECOND)).id == first.id
+    for task in strangers:
+        task.cancel()
+
+
 async def test_a_kickoff_that_is_stored_at_the_second_attempt_is_remembered(world: World) -> None:
     """§8: the first one found the queue full, or a claim of another replica."""
     world.down.add(token(FIRST))
@@ -230,10 +331,11 @@ async def test_a_rejected_token_is_forgotten(world: World) -> None:
     assert kept.owners == first.owners
 
 
-async def test_callers_are_confirmed_one_at_a_time_and_not_while_vb365_is_down(
-    world: World,
+async def test_callers_are_confirmed_a_few_at_a_time_and_not_while_vb365_is_down(
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """§8: however many tokens were invented, a VB365 that is down gets one question a round."""
+    """§8: however many tokens were invented, a VB365 that is down gets few questions a round."""
+    monkeypatch.setattr(idempotency, "_TOGETHER", 2)
     strangers = [credentials(jwt(f"m{number}")) for number in range(5)]
     world.down |= {token(who) for who in (*strangers, FIRST)}
     for who in (*strangers, FIRST):
@@ -241,7 +343,7 @@ async def test_callers_are_confirmed_one_at_a_time_and_not_while_vb365_is_down(
     before = len(world.vb365.requests)
     for _ in range(3):
         await world.keys._confirm()
-    assert len(world.vb365.requests) == before + 3
+    assert len(world.vb365.requests) == before + 6
     world.down.clear()
     world.rejected |= {token(who) for who in strangers}
     await world.keys._confirm()

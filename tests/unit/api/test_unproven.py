@@ -25,9 +25,12 @@ def kickoffs() -> UnprovenKickoffs:
 
 
 def add(kickoffs: UnprovenKickoffs, claimed: str, key: str, name: str, size: int = 9) -> None:
-    """Add a kick-off whose job has been stored."""
-    kickoffs.add(claimed, key, name, Credentials((b"x" * size,), ())).release()
-    kickoffs.make_room()
+    """Add a kick-off whose job has been stored, and make room for it."""
+    entry = kickoffs.add(claimed, key, name, Credentials((b"x" * size,), ()))
+    entry.release()
+    kickoffs.count(entry)
+    while surplus := kickoffs.surplus(entry):
+        kickoffs.remove(surplus[0])
 
 
 def ids(entries: object) -> list[str]:
@@ -39,7 +42,8 @@ def test_entries_are_found_by_claim_and_key(kickoffs: UnprovenKickoffs) -> None:
     """The oldest first, also after others had their turn."""
     for claimed, key, name in (("a", "k", "1"), ("a", "k", "2"), ("a", "l", "3"), ("b", "k", "4")):
         add(kickoffs, claimed, key, name)
-    assert [entry.id for _ in range(5) if (entry := kickoffs.next())] == ["1", "2", "3", "4", "1"]
+    assert [ids(kickoffs.next(2)) for _ in range(3)] == [["1", "2"], ["3", "4"], ["1", "2"]]
+    assert ids(kickoffs.next(9)) == ["3", "4", "1", "2"]
     assert ids(kickoffs.of("a", "k")) == ["1", "2"]
     assert ids(kickoffs.of("c", "k")) == []
 
@@ -52,7 +56,7 @@ def test_many_kickoffs_of_one_claim_drop_their_own(
     add(kickoffs, "alice", "k", "hers")
     for number in range(30):
         add(kickoffs, "mallory", f"k{number}", f"m{number}")
-    assert len(kickoffs) == 10
+    assert len(kickoffs) == kickoffs.ended == 10
     assert ids(kickoffs.of("alice", "k")) == ["hers"]
     assert ids(kickoffs.of("mallory", "k29")) == ["m29"]
 
@@ -98,18 +102,22 @@ def test_kickoffs_that_are_not_over_displace_nobody(
     waiting = Credentials((b"x",), ())
     for number in range(30):
         kickoffs.add(f"m{number}", "k", f"m{number}", waiting)
+        kickoffs.add("alice", "k", f"again {number}", waiting)
     add(kickoffs, "bob", "k", "his")
-    assert ids(kickoffs.of("alice", "k")) == ["hers"]
+    assert len(kickoffs.of("alice", "k")) == 31
+    assert ids(kickoffs.of("alice", "k"))[0] == "hers"
     assert ids(kickoffs.of("m0", "k")) == ["m0"]
-    assert [entry.id for _ in range(3) if (entry := kickoffs.next())] == ["hers", "his", "hers"]
+    assert ids(kickoffs.next(3)) == ["hers", "his"]
 
 
 def test_entries_end_with_their_tokens(kickoffs: UnprovenKickoffs) -> None:
     """Credentials are not kept for ever."""
     add(kickoffs, "alice", "k", "1")
     kickoffs._now.now += unproven.MAX_AGE  # type: ignore[attr-defined]
-    assert kickoffs.next() is None
-    assert len(kickoffs) == 0
+    kickoffs.expire()
+    assert not kickoffs.next(1)
+    assert len(kickoffs) == kickoffs.ended == 0
+    assert not kickoffs.of("alice", "k")
 
 
 def test_no_representation_has_a_token(kickoffs: UnprovenKickoffs) -> None:

@@ -174,9 +174,14 @@ async def test_a_key_that_others_claim_is_not_taken(two: list[SharedJobs]) -> No
     assert await other.get(mine.id) is None
     for free in (new_job(owner="o", key="l"), new_job(owner="q", key="k"), new_job(owner="o")):
         assert await other.add_within(free, b"", NO_BOUNDS) == free
-    await one.withdraw(claim)
-    await other.withdraw(claim)
+    also = KeyClaim(owner="o", key="k", id="theirs too")
+    await one.announce(also)
+    await other.announce(KeyClaim(owner="o", key="j", id="theirs"))
+    await one.withdraw([claim, also])
+    await other.withdraw([claim])
+    await other.withdraw([])
     assert list(await other.claims("o", "k")) == []
+    assert list(await one.claims("o", "j")) == ["theirs"]
     assert await other.add_within(mine, b"", NO_BOUNDS) == mine
 
 
