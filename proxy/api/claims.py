@@ -12,8 +12,8 @@ from itertools import islice
 from proxy.ports import KeyClaim, SharedJobs
 
 #: Seconds to wait until the replicas have asked VB365 about the tokens that claim a key, and
-#: between two looks.
-_PATIENCE, _PAUSE = 5.0, 0.1
+#: between two looks. A replica may have to wait for its last question, 5 seconds, and for its turn.
+_PATIENCE, _PAUSE = 7.0, 0.1
 #: Claims that are withdrawn at a time, and those that wait for it: the store drops older ones
 #: itself.
 _BATCH, _MOST = 256, 10_000
@@ -25,7 +25,6 @@ class SharedClaims:
     def __init__(self, jobs: SharedJobs | None) -> None:
         self._jobs = jobs
         self._over: dict[KeyClaim, None] = {}
-        self._withdrawing = asyncio.Lock()
 
     async def announce(self, claim: KeyClaim) -> None:
         """Announce a claim. Raises `StoreUnavailable`."""
@@ -45,12 +44,11 @@ class SharedClaims:
         if self._jobs is None or not self._over:
             return
         last = next(reversed(self._over))
-        async with self._withdrawing:
-            while last in self._over:
-                batch = tuple(islice(self._over, _BATCH))
-                await self._jobs.withdraw(batch)
-                for claim in batch:
-                    self._over.pop(claim, None)
+        while last in self._over:
+            batch = tuple(islice(self._over, _BATCH))
+            await self._jobs.withdraw(batch)
+            for claim in batch:
+                self._over.pop(claim, None)
 
     async def settled(self, owner: str, key: str, *, besides: str) -> bool:
         """Wait until no kick-off but `besides` claims the key. Return False if one still does after

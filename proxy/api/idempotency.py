@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from weakref import WeakValueDictionary
 
 import structlog
@@ -119,7 +119,7 @@ class IdempotencyKeys:
             await self._claims.announce(entry.claim)
             yield
         finally:
-            await self._release(entry)
+            self._release(entry)
 
     @asynccontextmanager
     async def taking(self, credentials: Credentials, job: Job) -> AsyncIterator[Job | None]:
@@ -145,11 +145,11 @@ class IdempotencyKeys:
                 await locks.enter_async_context(self._lock(owner, key))
             found = await self.find(job.owners, key)
             if found is None and (entry := self._unproven.get(job.id)) is not None:
-                await locks.enter_async_context(self._submitted(entry))
+                locks.enter_context(self._submitted(entry))
             yield found
 
-    @asynccontextmanager
-    async def _submitted(self, entry: UnprovenKickoff) -> AsyncIterator[None]:
+    @contextmanager
+    def _submitted(self, entry: UnprovenKickoff) -> Iterator[None]:
         """Keep the entry while its job is being stored, and afterwards unless it is refused: any
         number of invented tokens are refused, and must displace nobody.
         """
@@ -161,39 +161,16 @@ class IdempotencyKeys:
             entry.submitted = False
             raise
         finally:
-            await self._release(entry)
+            self._release(entry)
 
-    async def _release(self, entry: UnprovenKickoff) -> None:
+    def _release(self, entry: UnprovenKickoff) -> None:
         entry.release()
         if not entry.over.is_set():
             return
-        if not entry.submitted:
+        if entry.submitted:
+            self._unproven.count(entry)
+        else:
             self._unproven.remove(entry)
-            return
-        self._unproven.count(entry)
-        while surplus := self._unproven.surplus(entry):
-            try:
-                dropped = await self._expendable(surplus)
-            except StoreUnavailable:
-                self._unproven.remove(entry)  # whose job is the least likely to be stored
-                return
-            self._unproven.remove(dropped)
-
-    async def _expendable(self, entries: Sequence[UnprovenKickoff]) -> UnprovenKickoff:
-        """Return an entry whose key nobody needs, else the first one. If its job has no file and
-        will have none, another export with the key is no second one. A token that VB365 has
-        rejected is not confirmed any more.
-        """
-        for entry in entries:
-            if entry.succeeded:
-                continue
-            job = await self._jobs.recent(entry.id)
-            if job is None or job.forgotten or job.phase is Phase.CANCELLING or rejected(job):
-                return entry
-            if job.status in (Status.FAILED, Status.CANCELLED):
-                return entry
-            entry.succeeded = job.terminal
-        return entries[0]
 
     async def run(self) -> None:
         """Confirm the callers of remembered kick-offs, a few at a time, as soon as VB365 responds
@@ -201,14 +178,37 @@ class IdempotencyKeys:
         """
         while True:
             await asyncio.sleep(_INTERVAL)
+            self._unproven.expire()
             try:
+                await self._trim()
                 await self._claims.flush()
                 await self._confirm()
             except StoreUnavailable as why:
                 log.warning("callers of exports not recorded", reason=str(why))
 
+    async def _trim(self) -> None:
+        """Drop entries while there are too many, at first those whose key nobody needs."""
+        entries = self._unproven.surplus()
+        for entry in entries:
+            if self._unproven.too_many and await self._is_useless(entry):
+                self._unproven.remove(entry)
+        for entry in entries:
+            if self._unproven.too_many:
+                self._unproven.remove(entry)
+
+    async def _is_useless(self, entry: UnprovenKickoff) -> bool:
+        """Whether the job has no file and will have none: another export with the key is no second
+        one. A token that VB365 has rejected is not confirmed any more.
+        """
+        if entry.succeeded:
+            return False
+        job = await self._jobs.recent(entry.id)
+        if job is None or job.forgotten or job.phase is Phase.CANCELLING or rejected(job):
+            return True
+        entry.succeeded = job.status in (Status.SUCCESS, Status.WARNING)
+        return job.terminal and not entry.succeeded
+
     async def _confirm(self) -> None:
-        self._unproven.expire()
         for _ in range(0, self._unproven.ended, _TOGETHER):
             entries = self._unproven.next(_TOGETHER)
             if not any(await asyncio.gather(*map(self._confirm_one, entries))):
@@ -218,9 +218,11 @@ class IdempotencyKeys:
         verdict = await self._ask(entry)
         if verdict is None:
             return False
-        async with self._lock(entry.claimed, entry.key):
-            await self._conclude(entry, accepted=verdict)
-        await self._claims.flush()
+        lock = self._lock(entry.claimed, entry.key)
+        if not lock.locked():  # else a kick-off decides about it, which may wait for others
+            async with lock:
+                await self._conclude(entry, accepted=verdict)
+            await self._claims.flush()
         return True
 
     async def _settle(self, identity: str, job: Job, credentials: Credentials) -> None:
@@ -252,20 +254,17 @@ class IdempotencyKeys:
                 await entry.over.wait()
         except TimeoutError:
             return None
-        if self._unproven.get(entry.id) is not entry:
-            return False  # its job was refused
-        # few are asked about for a caller that is confirmed: those of strangers do not delay them
-        verdict = await self._ask(entry, known=True)
+        verdict = await self._ask(entry)
         if verdict is None and await self._access.learn(credentials, fresh=True):
             # VB365 responds to the caller: a token that makes it fail must not block the key
-            verdict = bool(await self._ask(entry, known=True))
+            verdict = bool(await self._ask(entry))
         return verdict
 
-    async def _ask(self, entry: UnprovenKickoff, *, known: bool = False) -> bool | None:
+    async def _ask(self, entry: UnprovenKickoff) -> bool | None:
         job = await self._jobs.get(entry.id)
         if job is None or job.forgotten or entry.claimed in job.owners:
             return False
-        return await self._access.learn(entry.credentials, known=known)
+        return await self._access.learn(entry.credentials, remembered=True)
 
     async def _conclude(self, entry: UnprovenKickoff, *, accepted: bool) -> None:
         """Add the identity to the owners of the kick-off's job, unless an earlier job has the key.

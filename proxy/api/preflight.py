@@ -8,7 +8,7 @@ import structlog
 
 from proxy.ports import Fields, Upstream, UpstreamFailure, WholeResponse
 from proxy.upstream.credentials import Credentials
-from proxy.upstream.turns import Turns
+from proxy.upstream.turns import Standing, Turns
 from proxy.upstream.whole_response import read_whole
 
 log = structlog.get_logger(__name__)
@@ -35,8 +35,9 @@ class Preflight:
         For the same reason a success proves nothing about the caller.
         """
         fields = [*((b"Host", value) for value in hosts), *credentials.fields]
+        standing = Standing.KNOWN if known else Standing.UNKNOWN
         try:
-            async with asyncio.timeout(self._timeout), self._turns.turn(known=known):
+            async with asyncio.timeout(self._timeout), self._turns.turn(standing):
                 return await self._request(parent.encode("latin-1"), fields)
         except (UpstreamFailure, TimeoutError) as why:
             log.info("preflight failed", reason=str(why) or type(why).__name__)

@@ -88,25 +88,35 @@ class UnprovenKickoffs:
         return entry
 
     def count(self, entry: UnprovenKickoff) -> None:
-        """Note that the entry is over. Call `surplus` then."""
-        if self.get(entry.id) is entry:
-            self._over[entry.id] = entry
-            self._weight += entry.weight
-
-    def surplus(self, entry: UnprovenKickoff) -> Sequence[UnprovenKickoff]:
-        """Return the entries one of which must be removed, none if they are not too many. If it
-        does not matter which, it is the first: the oldest one of the claim that has most, so that
-        whoever claims one identity many times drops nobody else's.
+        """Note that the entry is over. Drops the oldest such one with its claim and key if they are
+        too many.
         """
+        if self.get(entry.id) is not entry:
+            return
+        self._over[entry.id] = entry
+        self._weight += entry.weight
         same = [each for each in self.of(entry.claimed, entry.key) if each.id in self._over]
         if len(same) > MAX_SAME:
-            return same
-        if self._weight <= MAX_ENTRIES:
+            self.remove(same[0])
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more than `MAX_ENTRIES` are over."""
+        return self._weight > MAX_ENTRIES
+
+    def surplus(self) -> Sequence[UnprovenKickoff]:
+        """Return the entries that are over in the order in which they are to be removed while they
+        are too many, none if they are not: always the oldest one of the claim that has most, so
+        that whoever claims one identity many times drops nobody else's.
+        """
+        if not self.too_many:
             return ()
-        claims: Counter[str] = Counter()
-        for each in self._over.values():
-            claims[each.claimed] += each.weight
-        return sorted(self._over.values(), key=lambda each: (-claims[each.claimed], each.since))
+        newer: Counter[str] = Counter()
+        places = {}
+        for entry in sorted(self._over.values(), key=lambda each: each.since, reverse=True):
+            newer[entry.claimed] += entry.weight
+            places[entry] = newer[entry.claimed]
+        return sorted(places, key=lambda entry: (-places[entry], entry.since))
 
     def get(self, id: str) -> UnprovenKickoff | None:
         """Return the entry of the job, None without one."""

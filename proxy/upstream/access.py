@@ -28,9 +28,11 @@ from proxy.upstream.owner_hashes import OwnerHashes
 from proxy.upstream.problems import not_found, unauthorized, unreachable
 from proxy.upstream.questions import Questions
 from proxy.upstream.questions import Statuses as Statuses
-from proxy.upstream.turns import Turns
+from proxy.upstream.turns import Standing, Turns
 from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_success
 
+#: VB365's responses to a token that it, or a server in front of it, finds too long.
+_TOO_LONG = (413, 414, 431)
 #: Seconds from the start to the first check without credentials, and between two of them.
 _ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 60.0
 
@@ -99,27 +101,27 @@ class Access:
         return credentials is not None and self._identities.knows(credentials)
 
     async def learn(
-        self, credentials: Credentials, *, fresh: bool = False, known: bool = False
+        self, credentials: Credentials, *, fresh: bool = False, remembered: bool = False
     ) -> bool | None:
         """Check a JWT with VB365, so that its claims become valid if VB365 accepts it. With `fresh`
-        no cached result counts. `known`: ask in the turn of credentials that VB365 has accepted,
-        because a caller who has such ones waits for the result.
+        no cached result counts. `remembered` is for `turns.Standing`.
 
         Returns False if VB365 rejects it, if there are no claims, or if they cannot be proved; None
         if VB365 does not respond.
         """
         if credentials.claims is None:
             return False
+        standing = Standing.REMEMBERED if remembered else Standing.UNKNOWN
         try:
             async with asyncio.timeout(self._timeout):
                 status = await self._checks.identity(
-                    credentials.parts()[0], fresh=fresh, known=known
+                    credentials.parts()[0], fresh=fresh, standing=standing
                 )
         except (Problem, TimeoutError):
             return None
         if is_success(status):
             return self.claimed(credentials) in self.owners(credentials)
-        return False if is_decision(status) else None
+        return False if is_decision(status) or status in _TOO_LONG else None
 
     async def accepts(self, credentials: Credentials) -> bool:
         """Report whether VB365 accepts the credentials. It is asked unless it has accepted them

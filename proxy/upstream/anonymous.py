@@ -9,6 +9,7 @@ import structlog
 from proxy.core.errors import Problem
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.questions import Questions
+from proxy.upstream.turns import Standing
 from proxy.upstream.verdict import UNDECIDED, is_success
 
 log = structlog.get_logger(__name__)
@@ -38,7 +39,7 @@ class AnonymousCheck:
         whether it did the last time.
         """
         try:
-            status = await self._questions.status(target, _NOBODY, known=True)
+            status = await self._questions.status(target, _NOBODY, standing=Standing.KNOWN)
         except Problem:
             return self.succeeds
         if status not in UNDECIDED:

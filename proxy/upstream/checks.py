@@ -9,6 +9,7 @@ from proxy.upstream.decisions import Decisions
 from proxy.upstream.identities import Identities
 from proxy.upstream.problems import unauthorized, unreachable
 from proxy.upstream.questions import Questions, Statuses
+from proxy.upstream.turns import Standing
 from proxy.upstream.verdict import UNKNOWN, is_decision, is_success
 
 #: API versions that have the checked resources, in the order in which they are tried.
@@ -73,18 +74,18 @@ class Checks:
         statuses: Statuses | None = None,
         *,
         fresh: bool = False,
-        known: bool = False,
+        standing: Standing = Standing.UNKNOWN,
     ) -> int:
         """Return VB365's status for the identity check with exactly these credentials, in a version
-        that it serves. With `fresh` no cached success counts; `known`: the question has its turn as
-        if VB365 had accepted the credentials before. Raises `Problem` 503.
+        that it serves. With `fresh` no cached success counts. Credentials that VB365 has accepted
+        have more than the `standing`. Raises `Problem` 503.
         """
         status = 404
         for version in self._versions():
             target = _identity_target(version)
             if not fresh and self.is_cached(credentials, "identity", target):
                 return 200
-            status = await self._ask(version, target, credentials, statuses, known=known)
+            status = await self._ask(version, target, credentials, statuses, standing)
             if is_success(status):
                 self._served = version
                 if self._identities.confirm_identity(credentials):
@@ -111,13 +112,13 @@ class Checks:
         target: str,
         credentials: Credentials,
         statuses: Statuses | None,
-        *,
-        known: bool = False,
+        standing: Standing = Standing.UNKNOWN,
     ) -> int:
         """Return VB365's status for a GET. Raises `Problem` 503."""
-        known = known or self._identities.knows(credentials)
+        if self._identities.knows(credentials):
+            standing = Standing.KNOWN
         try:
-            status = await self._questions.status(target, credentials, statuses, known=known)
+            status = await self._questions.status(target, credentials, statuses, standing=standing)
         except Problem:
             self.counts.unreachable += 1
             raise

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from proxy.ports import Response, Upstream, UpstreamFailure
 from proxy.upstream.credentials import Credentials
 from proxy.upstream.problems import unreachable
-from proxy.upstream.turns import Turns
+from proxy.upstream.turns import Standing, Turns
 
 
 class _Question:
@@ -22,8 +22,8 @@ class _Question:
     #: way of its traceback and this, until the garbage collector runs.
     task: asyncio.Task[int | None]
 
-    def __init__(self, *, known: bool) -> None:
-        self.known = known
+    def __init__(self, standing: Standing) -> None:
+        self.standing = standing
         self.sent = False
         self.waiting = 0
 
@@ -32,11 +32,11 @@ class _Question:
         """Whether it is not sent because nobody waits for it any more."""
         return not (self.sent or self.waiting)
 
-    def serves(self, *, known: bool) -> bool:
+    def serves(self, standing: Standing) -> bool:
         """Whether an equal question can wait for its response. If VB365 has accepted the
         credentials since this one began to wait, it would wait longer than its own turn takes.
         """
-        return self.sent or (self.waiting > 0 and self.known >= known)
+        return self.sent or (self.waiting > 0 and self.standing >= standing)
 
 
 #: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
@@ -61,18 +61,18 @@ class Questions:
         credentials: Credentials,
         statuses: Statuses | None = None,
         *,
-        known: bool,
+        standing: Standing,
     ) -> int:
-        """Return VB365's status for a GET. Equal concurrent requests are sent once. `known`: VB365
-        has accepted the credentials before. Raises `Problem` 503.
+        """Return VB365's status for a GET. Equal concurrent requests are sent once. Raises
+        `Problem` 503.
 
         A request that waits for its turn is dropped with the last one who waits for it. One that
         was sent is not: VB365 may work on, and clients that leave must not multiply its load.
         """
         key = (credentials, target)
         question = (statuses or {}).get(key) or self._pending.get(key)
-        if question is None or not question.serves(known=known):
-            question = self._pending[key] = _Question(known=known)
+        if question is None or not question.serves(standing):
+            question = self._pending[key] = _Question(standing)
             question.task = asyncio.create_task(self._get(key, question))
         if statuses is not None:
             statuses[key] = question
@@ -92,7 +92,7 @@ class Questions:
         try:
             async with AsyncExitStack() as stack:
                 async with asyncio.timeout_at(until):
-                    await stack.enter_async_context(self._turns.turn(known=question.known))
+                    await stack.enter_async_context(self._turns.turn(question.standing))
                     question.sent = True
                     response = await self._upstream.send(
                         b"GET", target, key[0].fields, timeout=self._timeout, stall=self._timeout

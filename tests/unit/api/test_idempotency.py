@@ -164,6 +164,7 @@ async def test_kickoffs_that_wait_displace_no_stored_one(
             invented = credentials(jwt(f"m{number}", "1"))
             announced = world.keys.announced(invented, KEY, f"m{number}", learned=None)
             await waiting.enter_async_context(announced)
+        await world.keys._trim()
         world.down.clear()
         assert (await world.kickoff(SECOND)).id == first.id
     assert len(world.keys._unproven) == 0
@@ -201,6 +202,8 @@ async def test_exports_that_end_without_a_file_make_room_first(
             await through_events(world, made.id, CancelRequested(), Cancelled())
         elif number == 0:
             await through_events(world, first.id, Claimed(""), Failed(REFUSED))
+        if number > 6:
+            await world.keys._trim()
     assert len(world.keys._unproven) == 5
     world.down.clear()
     assert ((await world.kickoff(SECOND)).id == first.id) is (end != "the first")
@@ -221,17 +224,16 @@ async def test_a_kickoff_that_the_store_failed_to_add_makes_room_first(
             world.down.add(token(invented))
             with pytest.raises(StoreUnavailable):
                 await world.kickoff(invented)
-        assert len(world.keys._unproven) == 3
-        failing.setattr(world.jobs, "recent", fail)
-        with pytest.raises(StoreUnavailable):
-            await world.kickoff(invented)
+    assert len(world.keys._unproven) == 6
+    await world.keys._trim()
     assert len(world.keys._unproven) == 3
     world.down.clear()
     assert (await world.kickoff(SECOND)).id == first.id
 
 
-async def test_questions_about_invented_tokens_do_not_delay_those_for_a_confirmed_caller(
-    world: World,
+@pytest.mark.parametrize("asked_by", ["a kick-off", "the proxy"])
+async def test_questions_about_invented_tokens_do_not_delay_those_about_remembered_ones(
+    world: World, asked_by: str
 ) -> None:
     """§8, §9: as many as have turns are in progress, and VB365 takes its time with each."""
     assert await world.access.learn(SECOND)
@@ -252,9 +254,41 @@ async def test_questions_about_invented_tokens_do_not_delay_those_for_a_confirme
     ]
     await turns()
     async with asyncio.timeout(2):
+        if asked_by == "the proxy":
+            await world.keys._confirm()
+            assert len(world.keys._unproven) == 0
         assert (await world.kickoff(SECOND)).id == first.id
     for task in strangers:
         task.cancel()
+
+
+async def test_tokens_are_forgotten_in_time_also_while_the_store_is_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: and the round goes on when it is back."""
+    monkeypatch.setattr(idempotency, "_INTERVAL", 0.001)
+    world.down.add(token(FIRST))
+    await world.kickoff(FIRST)
+    monkeypatch.setattr(world.keys._claims, "flush", fail)
+    world.clock.now += unproven.MAX_AGE + 1
+    running = asyncio.create_task(world.keys.run())
+    async with asyncio.timeout(5):
+        while len(world.keys._unproven):  # noqa: ASYNC110  # no event tells
+            await asyncio.sleep(0.001)
+    running.cancel()
+
+
+@pytest.mark.parametrize("status", [413, 414, 431])
+async def test_a_token_that_vb365_finds_too_long_is_forgotten(world: World, status: int) -> None:
+    """§8: hundreds of them would delay the others, and VB365 never accepts them."""
+    world.down.add(token(FIRST))
+    first = await world.kickoff(FIRST)
+    world.vb365.decide = lambda *_: status
+    await world.keys._confirm()
+    assert len(world.keys._unproven) == 0
+    world.vb365.decide = world.decide
+    world.down.clear()
+    assert (await world.kickoff(SECOND)).id != first.id
 
 
 async def test_a_kickoff_that_is_stored_at_the_second_attempt_is_remembered(world: World) -> None:

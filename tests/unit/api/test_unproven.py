@@ -29,8 +29,9 @@ def add(kickoffs: UnprovenKickoffs, claimed: str, key: str, name: str, size: int
     entry = kickoffs.add(claimed, key, name, Credentials((b"x" * size,), ()))
     entry.release()
     kickoffs.count(entry)
-    while surplus := kickoffs.surplus(entry):
-        kickoffs.remove(surplus[0])
+    for each in kickoffs.surplus():
+        if kickoffs.too_many:
+            kickoffs.remove(each)
 
 
 def ids(entries: object) -> list[str]:

@@ -14,7 +14,7 @@ import pytest
 from proxy.core.errors import Problem
 from proxy.ports import Fields, Response, UpstreamUnreachable
 from proxy.upstream.questions import Questions
-from proxy.upstream.turns import Turns
+from proxy.upstream.turns import Standing, Turns
 from tests.unit.upstream.callers import credentials
 
 
@@ -49,7 +49,7 @@ async def test_9_a_question_that_fails_when_its_clients_have_left_is_no_error() 
     vb365, reported = Failing(), list[dict[str, Any]]()
     questions = Questions(vb365, timeout=5, turns=Turns(1))
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    asked = asyncio.create_task(questions.status("/", credentials(), known=False))
+    asked = asyncio.create_task(questions.status("/", credentials(), standing=Standing.UNKNOWN))
     await vb365.asked.wait()
     asked.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -72,13 +72,17 @@ async def test_9_the_credentials_of_a_question_that_fails_are_released_at_once(e
     try:
         async with asyncio.TaskGroup() as group:
             if end == "left before its turn":
-                group.create_task(_failed(questions.status("/", credentials(), known=False)))
+                group.create_task(
+                    _failed(questions.status("/", credentials(), standing=Standing.UNKNOWN))
+                )
                 await vb365.asked.wait()
             elif end == "VB365 fails":
                 vb365.gate.set()
             who = credentials("Bearer other")
             kept = weakref.ref(who)
-            asked = group.create_task(_failed(questions.status("/", who, known=False)))
+            asked = group.create_task(
+                _failed(questions.status("/", who, standing=Standing.UNKNOWN))
+            )
             del who
             if end == "left before its turn":
                 await asyncio.sleep(0)
@@ -102,11 +106,11 @@ async def test_9_a_caller_that_vb365_accepts_meanwhile_has_a_turn_at_once() -> N
     questions = Questions(vb365, timeout=5, turns=Turns(2))
     async with asyncio.TaskGroup() as group:
         for target in ("/stranger", "/", "/"):
-            ask = questions.status(target, credentials(), known=False)
+            ask = questions.status(target, credentials(), standing=Standing.UNKNOWN)
             group.create_task(_failed(ask))
         await vb365.asked.wait()
         vb365.asked.clear()
-        group.create_task(_failed(questions.status("/", credentials(), known=True)))
+        group.create_task(_failed(questions.status("/", credentials(), standing=Standing.KNOWN)))
         async with asyncio.timeout(2):
             await vb365.asked.wait()
         assert vb365.targets == [b"/stranger", b"/"]
