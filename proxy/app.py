@@ -29,6 +29,7 @@ from proxy.net.budget import Budget
 from proxy.net.seat import Handover, Seat
 from proxy.net.tls import ServerCertificate, TlsError
 from proxy.parts.backends import open_stores, unavailable
+from proxy.parts.background import keep_running
 from proxy.parts.clients import ClientParts, upstream_tls
 from proxy.parts.exports import Parts
 from proxy.parts.garbage import Garbage
@@ -121,20 +122,22 @@ class Running:
             log.warning("not enough space for another export", reason=shortage)
         self._status = partial(_status_line, runner, parts.upstream_watch)
         self._closing.push_async_callback(parts.deliveries.flush)
-        self._run_task(parts.deliveries.run())
-        self._run_task(parts.sweeper(runner).run())
-        self._run_task(parts.watch())
-        self._run_task(stores.notes.watch())
+        self._run_task(parts.deliveries.run)
+        self._run_task(parts.sweeper(runner).run)
+        for watch in parts.watches:
+            self._run_task(watch)
+        self._run_task(stores.notes.watch)
         if stores.clock is not None:
-            self._run_task(stores.clock.watch())
+            self._run_task(stores.clock.watch)
         webhooks = parts.webhook_deliveries(runner, lambda: self.url)
         server = parts.server(runner)
         counts = self._count(parts.counts(runner, server))
         if self._seat is not None and not self._seat.first:
+            self._run_task(Garbage(memory.heads, memory.bodies).run)
             await self._listen(server)
             self._deliver(webhooks)
             return
-        self._run_task(parts.upstream_watch.run())
+        self._run_task(parts.upstream_watch.run)
         operator = parts.admin(
             runner,
             lambda: stores.notes.text,
@@ -142,9 +145,10 @@ class Running:
             counts=counts,
             certificate=self._certificate_end,
         )
-        self._run_task(operator.run())
+        for run in operator.runs:
+            self._run_task(run)
         admin = operator.admin
-        self._run_task(Garbage(memory.heads, memory.bodies, admin.connections).run())
+        self._run_task(Garbage(memory.heads, memory.bodies, admin.connections).run)
         await self._listen_admin(admin)
         await self._listen(server)
         self._deliver(webhooks)
@@ -155,7 +159,7 @@ class Running:
     def _deliver(self, webhooks: WebhookDeliveries | None) -> None:
         """Begin to deliver, now that the proxy listens: links may have its address."""
         if webhooks is not None:
-            self._run_task(webhooks.run())
+            self._run_task(webhooks.run)
 
     async def _open_clients_only(self, handover: Handover) -> None:
         """Pass requests through; the first worker serves the others."""
@@ -164,7 +168,7 @@ class Running:
         memory = ClientMemory.of(self.settings, self._seat)
         parts = ClientParts(self.settings, upstream_tls(self.settings), memory)
         self._closing.push_async_callback(parts.pool.close)
-        self._run_task(Garbage(memory.heads, memory.bodies).run())
+        self._run_task(Garbage(memory.heads, memory.bodies).run)
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
         server = parts.server(
@@ -191,11 +195,11 @@ class Running:
 
     def _count(self, counts: ProcessCounts) -> Callable[[], Readings]:
         """Begin to count what needs a task. Return what reads the counts, over all workers."""
-        self._run_task(counts.watch())
+        self._run_task(counts.watch)
         if (seat := self._seat) is None:
             return counts.read
         worker = WorkerCounts(counts, seat.board, seat.index, seat.count)
-        self._run_task(worker.report())
+        self._run_task(worker.report)
         return worker.read
 
     def _listen_to_workers(self, server: Server, handover: Handover) -> None:
@@ -210,15 +214,15 @@ class Running:
         if member is not None:
             await member.join()
             self._closing.push_async_callback(member.leave)
-            self._run_task(member.run())
+            self._run_task(member.run)
         # also after a start that fails: the member, too, resumes jobs
         self._closing.push_async_callback(runner.stop)
         found = await parts.reconciler.run()
         await runner.start()
         return found
 
-    def _run_task(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _run_task(self, run: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.create_task(keep_running(run))
 
         async def end() -> None:
             task.cancel()
@@ -247,7 +251,7 @@ class Running:
                 self._certificate = ServerCertificate(listen.tls_certificate, listen.tls_key)
             except TlsError as why:
                 raise StartFailed(f"listen.tls_certificate: {why}") from why
-            self._run_task(certificate_watch.watch(self._certificate, self._clock))
+            self._run_task(partial(certificate_watch.watch, self._certificate, self._clock))
         context = self._certificate.context if self._certificate else None
         listener = Listener(server, tls=context, handshake_timeout=listen.handshake_timeout)
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from proxy.admin.acts import Acts
@@ -90,9 +89,10 @@ class AdminParts:
             max_connections=watched.max_connections,
         )
 
-    async def run(self) -> None:
-        """Update what the listener shows, until cancelled."""
-        await asyncio.gather(self._index.run(), self._api.stream.run(), self._api.history.run())
+    @property
+    def runs(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What updates what the listener shows, until cancelled."""
+        return self._index.run, self._api.stream.run, self._api.history.run
 
     def _scrape(self) -> Scrape:
         watched = self._watched

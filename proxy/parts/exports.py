@@ -5,8 +5,7 @@ What a proxy has only if its settings say so is imported when it is made.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -147,11 +146,12 @@ class Parts:
         clients = self._clients
         return clients.pool, clients.check_pool, clients.preflight_pool, self._job_pool
 
-    async def watch(self) -> None:
-        """Watch whether VB365's responses prove who a caller is, and confirm callers who could not
-        be confirmed at their kick-off. Runs until cancelled.
+    @property
+    def watches(self) -> Sequence[Callable[[], Awaitable[None]]]:
+        """What watches, until cancelled, whether VB365's responses prove who a caller is, and what
+        confirms callers who could not be confirmed at their kick-off.
         """
-        await asyncio.gather(self._access.watch(), self._keys.run())
+        return self._access.watch, self._keys.run
 
     def runner(self) -> Runner:
         """Make the runner of all jobs of this process."""
