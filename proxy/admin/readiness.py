@@ -121,7 +121,8 @@ class _Check:
         # is not started again
         done, _ = await asyncio.wait([self._running], timeout=self._limit)
         if not done:
-            return {self._name: f"no response within {self._limit:g} s"}
+            # also for who asks for the latest result: a check may hang as long as what it checks
+            self.result = {self._name: f"no response within {self._limit:g} s"}
         return self.result
 
     async def _update(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
@@ -268,18 +269,20 @@ class BaseConnection(asyncio.Protocol, ABC):
         if lane is not self.counters.refusals:  # what else has arrived is of the next request
             received -= len(self._inbox)
         before, self._logged = self._logged, (received, self.sent)
-        self._access.log(
-            head,
-            self.peer,
-            named,
-            self.job,
-            lane.name,
-            status,
-            received - before[0],
-            self.sent - before[1],
-            seconds,
-            ending,
-        )
+        # better a line less than a connection that is neither served nor closed
+        with contextlib.suppress(MemoryError):
+            self._access.log(
+                head,
+                self.peer,
+                named,
+                self.job,
+                lane.name,
+                status,
+                received - before[0],
+                self.sent - before[1],
+                seconds,
+                ending,
+            )
 
     def _write_problem(
         self, problem: Problem, head: Head | None, *, keep: bool, begun: bytes = b""

@@ -192,6 +192,7 @@ async def test_a_check_that_hangs_is_named_and_not_started_again(
     readiness = parts.readiness(timeout=0.05)
     for _ in range(3):
         assert (await readiness())["jobs"] == "no response within 0.05 s"
+    assert readiness.latest()["jobs"] == "no response within 0.05 s"  # for /metrics
     assert sorted(parts.checked) == ["jobs", "space", "upstream"]
     parts.gate.set()
 

@@ -526,3 +526,24 @@ async def test_no_request_behind_one_that_is_not_served_is_served() -> None:
         assert (await client.response())[1] == b"first"
         assert await client.rest() == b""
     assert decided == [b"/_own", b"/"]
+
+
+@pytest.mark.parametrize("path", [b"/_own", b"/relayed"])
+async def test_a_request_that_finds_no_memory_for_the_log_is_over(path: bytes) -> None:
+    """§12: its connection serves the next one."""
+
+    class Access:
+        failures = 1
+
+        def log(self, *_: object) -> None:
+            if self.failures:
+                self.failures -= 1
+                raise MemoryError
+
+    access = cast("Any", Access())
+    async with through(upstream, access=access, decide=decide, handler=echo) as (proxy, _):
+        client = await proxy.connect()
+        for _ in range(2):
+            await client.send(b"GET %b HTTP/1.1\r\nHost: h\r\n\r\n" % path)
+            assert (await client.response())[0].startswith(b"HTTP/1.1 200 ")
+        assert access.failures == 0
