@@ -114,6 +114,35 @@ async def test_a_page_reads_its_own_jobs_only(
     assert len((await play.get(f"{LIST}?limit=100")).json()["results"]) == JOBS
 
 
+async def test_long_documents_leave_others_their_turns(
+    make_play: MakePlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§12: VB365's error may be in each, and takes 30 ms to render if it has many members."""
+
+    async def script(request: Message) -> bytes:
+        return raw("200 OK", [], b"mail" if request.method == "POST" else b"{}")
+
+    play = await make_play(script, EXPORTS__WATCH_EVENTS="false", EXPORTS__PREFLIGHT="false")
+    await ended(play, 5)
+    ticks, turns = 0, set()
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0)
+
+    def long(*_: Any) -> bytes:
+        turns.add(ticks)
+        return b'"%b"' % (b"x" * listing._LONG)
+
+    monkeypatch.setattr(listing, "body", long)
+    ticking = asyncio.create_task(tick())
+    page = (await play.get(LIST)).json()
+    ticking.cancel()
+    assert len(page["results"]) == len(turns) == 5
+
+
 async def test_few_lists_are_put_together_at_a_time(make_play: MakePlay) -> None:
     """§12: each has all jobs of its caller in memory."""
     go, waiting = asyncio.Event(), 0
