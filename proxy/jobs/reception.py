@@ -28,6 +28,7 @@ from proxy.ports import (
     Source,
     Sourced,
     StorageFull,
+    StorageRefused,
     StoreUnavailable,
 )
 
@@ -82,9 +83,7 @@ class Reception:
         job = self._record.job
         kept = None
         if job.file is not None and job.format is not None:
-            kept = await until_available(
-                lambda: self._artifacts.resume(job.id, job.fence), job=job.id
-            )
+            kept = await until_available(self._resume, job=job.id)
         if kept is not None:
             self._partial = kept
             self.format = job.format if kept.offset else None
@@ -92,6 +91,18 @@ class Reception:
         self._creating = asyncio.create_task(self._create())
         if wait:
             await self.ready(again=False)
+
+    async def _resume(self) -> Partial | None:
+        """Resume the file. If there is no space for that now, for example for a copy of it, its
+        bytes are worth waiting for.
+        """
+        job = self._record.job
+        try:
+            return await self._artifacts.resume(job.id, job.fence)
+        except StorageRefused:
+            raise
+        except StorageFull as why:
+            raise StoreUnavailable(str(why)) from why
 
     async def _create(self) -> Partial:
         return await until_available(self._create_once, job=self._id)

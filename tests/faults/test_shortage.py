@@ -56,6 +56,22 @@ async def test_a_partial_file_that_is_unavailable_for_a_while_costs_no_export(me
         await world.check()
 
 
+async def test_a_kept_file_that_finds_no_space_for_a_while_costs_no_export() -> None:
+    """§15, §18: another replica needs a copy of it; its bytes stay until there is space."""
+    async with new_world() as world:
+        world.upstream.plan.extend(["cut", "401"])
+        job_id, _ = await world.submit()
+        with capture_logs():
+            await world.quiet()
+            assert await world.phase(job_id) is Phase.SUSPENDED
+            world.artifacts.faults["resume"].extend([StorageFull("no space")] * 3)
+            done = await world.finished(job_id)
+            await world.quiet()
+        assert (done.status, done.attempt) == (Status.SUCCESS, 1)
+        assert not world.artifacts.faults["resume"]
+        await world.check()
+
+
 @pytest.mark.parametrize("method", ["create", "resume", "write", "read", "commit"])
 async def test_a_lack_of_memory_suspends_the_job(method: str) -> None:
     """§10: the next call continues it."""

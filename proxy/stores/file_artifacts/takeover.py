@@ -7,16 +7,23 @@ stopped appends when it continues, and keeps its lock until then (CONTRACT §18)
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from threading import Event
 
+from proxy.ports import StorageFull
 from proxy.stores.durable import PLAIN, close
-from proxy.stores.file_artifacts import unsynced
+from proxy.stores.file_artifacts import files, unsynced
 from proxy.stores.file_artifacts.files import Places, disk_errors, fences, remove_all
 from proxy.stores.file_artifacts.spool import Spool
 
+if sys.platform == "linux":
+    import fcntl
+
 #: Bytes copied between two checks of `stop`.
 _PIECE = 16 << 20
+#: The request of ioctl(2) that makes one file a copy of another with shared blocks.
+_FICLONE = 0x40049409
 
 
 def take_over(places: Places, *, durable: bool, stop: Event) -> tuple[Spool | None, list[int]]:
@@ -76,10 +83,16 @@ def _source(places: Places) -> int | None:
 def _copy(source: int, path: Path, stop: Event) -> None:
     """Copy the file, with shared blocks or within the file server if the file system can. Bytes
     that the machine of its writer may not have synced are left out.
+
+    Raises `StorageFull` before it takes space that is not enough: running exports need it.
     """
     left = unsynced.certain(source)
     target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | PLAIN, 0o600)
     try:
+        if _clone(source, target):
+            os.ftruncate(target, left)
+            return
+        _check_space(path.parent, left)
         if hasattr(os, "copy_file_range"):
             left -= _copy_in_kernel(source, target, left, stop)
         while not stop.is_set() and (piece := os.read(source, min(1 << 20, left))):
@@ -92,6 +105,23 @@ def _copy(source: int, path: Path, stop: Event) -> None:
         raise
     finally:
         os.close(target)
+
+
+def _check_space(directory: Path, size: int) -> None:
+    free = files.free(directory)
+    if size > free:
+        raise StorageFull(f"{directory}: {size} bytes are to be copied and {free} are free")
+
+
+def _clone(source: int, target: int) -> bool:
+    """Make the target a copy with shared blocks, which needs no space, if the file system can."""
+    if sys.platform == "linux":
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError:
+            return False
+        return True
+    return False
 
 
 def _copy_in_kernel(source: int, target: int, size: int, stop: Event) -> int:

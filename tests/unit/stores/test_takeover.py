@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from proxy.ports import Partial, StorageFull, StoreUnavailable
+from proxy.stores.file_artifacts import files, takeover
 from proxy.stores.file_artifacts.store import FileArtifacts
 from tests.faults.test_store_faults import MIB, largest_file
 from tests.support.artifacts import new_id, note
 from tests.unit.stores.test_artifacts import CONTENT
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @pytest.fixture
@@ -56,6 +61,48 @@ async def test_a_full_volume_leaves_the_file_where_it_is(
     assert taken is not None
     assert taken.offset == len(CONTENT)
     assert names(tmp_path) == {f"{job}.2.partial"}
+
+
+async def test_a_copy_that_does_not_fit_takes_no_space_from_others(
+    monkeypatch: pytest.MonkeyPatch, store: FileArtifacts, tmp_path: Path
+) -> None:
+    """It is tried again and again; running exports must not find a full volume meanwhile."""
+
+    def copy(*args: object) -> int:
+        raise AssertionError("bytes are copied")
+
+    job = new_id()
+    await kept(store, job)
+    with monkeypatch.context() as patch:
+        patch.setattr(takeover, "_clone", lambda *args: False)
+        patch.setattr(files, "free", lambda directory: len(CONTENT) - 1)
+        patch.setattr(takeover, "_copy_in_kernel", copy)
+        with pytest.raises(StorageFull):
+            await store.resume(job, 2)
+    assert names(tmp_path) == {f"{job}.1.partial"}
+    taken = await store.resume(job, 2)
+    assert taken is not None
+    assert await taken.read(0, taken.offset) == CONTENT
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="FICLONE is a request of Linux")
+async def test_a_copy_with_shared_blocks_needs_no_space(
+    monkeypatch: pytest.MonkeyPatch, store: FileArtifacts
+) -> None:
+    """As on XFS and Btrfs."""
+
+    def clone(target: int, request: int, source: int) -> int:
+        assert request == 0x40049409
+        os.write(target, os.pread(source, len(CONTENT), 0))
+        return 0
+
+    job = new_id()
+    await kept(store, job)
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    monkeypatch.setattr(files, "free", lambda directory: 0)
+    taken = await store.resume(job, 2)
+    assert taken is not None
+    assert await taken.read(0, taken.offset) == CONTENT
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL])
