@@ -139,7 +139,6 @@ class Admission:
 
     def take(self, job: Job) -> None:
         """Note that the job has been added: from now on it counts as a stored job."""
-        # a rescued export has its place whether or not VB365 accepted its caller
         place = next((each for each in self._reserved if each[0] == job.owners), None)
         if place is not None:
             self._reserved.remove(place)

@@ -208,6 +208,7 @@ class Joining:
             accepted=self._access.knows(fields),
         )
         run = Run(job.id, fields, rescued=True)
+        run.accepted = job.accepted
         self._held_fields.take(run, job.sealed, accepted=job.accepted)
         turn.enter_context(call.memory.held())
         try:
@@ -225,7 +226,9 @@ class Joining:
         leaves: until then the job must count, and it must not stay in the queue afterwards.
         """
         async with turn:
-            async with self._runner.admission(*job.owners):
+            async with self._runner.admission(
+                *job.owners, accepted=job.accepted, size=len(call.body)
+            ):
                 run.prepared = self._prepare()  # while the job is being stored
                 stored = await self._runner.submit(job, call.body, run)
             if stored.id == job.id:

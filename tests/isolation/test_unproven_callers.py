@@ -9,6 +9,7 @@ import pytest
 from proxy.core.job import Job, Phase, Status
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeStage, Stage
+from tests.support.wire import eventually
 
 IDENTITY = "RestoreSessions?limit=1"
 
@@ -38,7 +39,7 @@ async def full(make_stage: MakeStage, token: str = "opaque", **given: str) -> St
     """Start a proxy whose only slot is taken by alice's export."""
     stage = await make_stage({"token": token, "size": 1000}, EXPORTS__MAX_RUNNING="1", **given)
     stage.fault(hold=True, count=1)
-    await stage.begun(stage.export)
+    await stage.begun(stage.export, Prefer="respond-async, wait=0")
     await stage.simulator.until(lambda: stage.simulator.held == 1)
     return stage
 
@@ -105,6 +106,29 @@ async def test_callers_that_vb365_never_accepted_get_a_quarter_of_the_queue(
     full_queue = await stage.kickoff(stage.export)
     assert full_queue.json()["detail"] == "8 exports are waiting (exports.max_queued)."
     stage.simulator.release()
+
+
+async def test_rescued_exports_of_callers_that_vb365_never_accepted_share_that_quarter(
+    make_stage: MakeStage,
+) -> None:
+    """§3.5, §14: the others are passed through at once; accepted callers get the rest."""
+    given = {"EXPORTS__MAX_QUEUED": "8", "EXPORTS__RESCUE_SYNC": "true", "EXPORTS__GRACE": "1h"}
+    stage = await full(make_stage, **given)
+    answers = [
+        asyncio.create_task(
+            stage.ask("POST", stage.export, {"Authorization": f"Bearer {number}"}, b"{}")
+        )
+        for number in range(12)
+    ]
+    await stage.simulator.until(lambda: stage.count_requests(stage.export, "POST") >= 11)
+    await eventually(lambda: sum(each.done() for each in answers) == 10)
+    assert {each.result().status for each in answers if each.done()} == {401}
+    for _ in range(6):
+        await stage.begun(stage.export)
+    full_queue = await stage.kickoff(stage.export)
+    assert full_queue.json()["detail"] == "8 exports are waiting (exports.max_queued)."
+    stage.simulator.release()
+    await asyncio.gather(*answers)
 
 
 async def test_a_burst_of_an_accepted_caller_fills_the_queue(make_stage: MakeStage) -> None:
