@@ -111,7 +111,8 @@ class Interrupted:
 
     `denied`: VB365 answered 401 to the first request of the job, and has not accepted the caller in
     an access check either.
-    `expired`: VB365 answered 401, so that sealed credentials are of no more use.
+    `expired`: VB365 answered 401, so that sealed credentials are of no more use, and a request from
+    zero was no attempt.
     """
 
     denied: bool = False

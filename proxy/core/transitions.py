@@ -267,14 +267,18 @@ def _cancelled(job: Job, event: Cancelled, now: float) -> Job:
 
 
 def _interrupted(job: Job, event: Interrupted, now: float) -> Job:
-    since = job.suspended if job.suspended is not None else now
+    """CONTRACT §10: a request from zero that VB365 answered with 401 is no attempt."""
+    rejected = event.expired and job.phase is Phase.GENERATING and job.answered is None
+    attempt = max(0, job.attempt - rejected)
     return replace(
         job,
         holder=None,
         replica=None,
         sealed=None if event.expired else job.sealed,
+        attempt=attempt,
+        started=job.started if attempt else None,
         rate=None,
-        suspended=since,
+        suspended=now if job.suspended is None else job.suspended,
         denied=event.denied,
         attended=False,
     )

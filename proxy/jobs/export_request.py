@@ -132,7 +132,7 @@ class ExportRequest:
         continued = self._record.job.attempt > 1
         target = self._record.job.request.target.encode("latin-1")
         failure = refusal(relayed, secrets(self._run.fields, target))
-        if response.status == 401 and (self._run.queued or continued):
+        if response.status == 401 and (self._run.queued or self._run.resumed or continued):
             # the token has expired since VB365 accepted it
             return Suspended(continued=continued, failure=failure)
         return JobFailed(failure)

@@ -70,6 +70,8 @@ class Run:
         self.stored = False
         #: The credentials are those of a caller who does not own the job.
         self.borrowed = False
+        #: Its job was suspended before.
+        self.resumed = False
         #: VB365 has accepted the caller, as far as is known (`Job.accepted`).
         self.accepted = True
         #: It has waited for a slot, so its token may have expired meanwhile.

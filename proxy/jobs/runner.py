@@ -329,6 +329,7 @@ class Runner:
             self._forget(known)  # its end is recorded
         run = Run(job.id, fields, rescued=job.origin is Origin.RESCUE)
         run.borrowed = borrowed or job.borrowed
+        run.resumed = True
         self._runs[job.id] = run
         await self._tasks.undivided(self._requeue(run, job, borrowed))
 

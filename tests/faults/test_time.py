@@ -207,6 +207,26 @@ async def test_a_job_waits_for_an_upstream_that_restarts() -> None:
             assert (job.status, job.attempt) == (Status.SUCCESS, 1)
 
 
+async def test_tokens_that_expire_in_the_queue_do_not_use_up_the_attempts() -> None:
+    """§9, §10: a POST that VB365 answers with 401 is no generation, also if the resumed job had not
+    to wait. The next allowed call resumes the job.
+    """
+    with capture_logs():
+        async with new_world() as world:
+            world.upstream.gate.clear()
+            world.upstream.plan.extend(["ok", "ok", *["401"] * 4, "cut0", "ok"])
+            job_id = [await world.submit() for _ in range(3)][-1][0]
+            world.upstream.gate.set()
+            for _ in range(4):
+                await world.quiet()
+                job = await world.jobs.get(job_id)
+                assert (job.phase, job.attempt, job.started) == (Phase.SUSPENDED, 0, None)
+                await world.resume(job_id)
+            await world.quiet()
+            job = await world.jobs.get(job_id)
+            assert (job.status, job.attempt) == (Status.SUCCESS, 2)
+
+
 async def test_an_upstream_that_stays_unreachable_fails_the_job() -> None:
     """§10, §15 `stall_timeout`: the wait is bounded."""
     with capture_logs():

@@ -291,6 +291,21 @@ def test_sealed_credentials_that_vb365_rejected_are_not_kept() -> None:
     assert job_after(Interrupted(expired=True), job=sealed).sealed is None
 
 
+def test_a_request_from_zero_that_vb365_answered_with_401_is_no_attempt() -> None:
+    """§10: one that the proxy interrupted is, and one that continues a file stays in its."""
+    claimed = job_after(Claimed("r"))
+    assert (claimed.attempt, job_after(Interrupted(), job=claimed).attempt) == (1, 1)
+    rejected = job_after(Interrupted(expired=True), job=claimed)
+    assert (rejected.attempt, rejected.started) == (0, None)
+    transferring = job_after(*TRANSFERRING)
+    again = job_after(Restarted(), Interrupted(expired=True), job=transferring)
+    assert (again.attempt, again.started) == (1, transferring.started)
+    stored = job_after(Interrupted(), Resumed(), Claimed("r", 5), job=transferring)
+    for job in (transferring, stored):
+        assert job_after(Interrupted(expired=True), job=job).attempt == 1
+    assert job_after(Interrupted(expired=True)).attempt == 0
+
+
 @pytest.mark.parametrize("event", [Answered(ANSWER), Shown(), Interrupted()])
 def test_a_job_that_may_be_dropped_ceases_to_be_so(event: Event) -> None:
     """§3.7: by a 200, by being shown, and when no kick-off waits any more."""
