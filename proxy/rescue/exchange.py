@@ -196,7 +196,10 @@ class RescueExchange:
                 found = RELAYED if call is None else await self._outcome(call)
                 # the response may take hours, and the memory of the body does not count any more
                 del call
-                await self._respond(found)
+                try:
+                    await self._respond(found)
+                finally:
+                    await _close(found)
             except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
                 log.warning("rescued response broken off", reason=str(why))
                 self._give_up()
@@ -256,8 +259,11 @@ class RescueExchange:
                 if response is None:
                     self._relay()
                 else:
-                    head = _head_of(response, found.lines)
-                    await self._send(head, of_response(response, found.over.first))
+                    try:
+                        head = _head_of(response, found.lines)
+                        await self._send(head, of_response(response, found.over.first))
+                    finally:
+                        response.close()
             case Relayed():
                 self._relay()
             case _:
@@ -345,6 +351,14 @@ class RescueExchange:
     def _write(self, data: bytes | bytearray) -> None:
         self._client.sent += len(data)
         self._client.transport.write(data)
+
+
+async def _close(found: Outcome) -> None:
+    """Close the file: a generator that was not started does not close its source."""
+    if isinstance(found, Growing):
+        await found.tail.close()
+    elif isinstance(found, Stored):
+        await found.reader.close()
 
 
 def _chunk(piece: bytes | bytearray) -> bytes:
