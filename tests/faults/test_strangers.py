@@ -146,7 +146,7 @@ class TokenChecker:
 
     def __init__(self) -> None:
         self.invented = 0
-        #: Set once 20 requests with other tokens have arrived.
+        #: Set once 15 requests with other tokens have arrived.
         self.busy = asyncio.Event()
         self.release = asyncio.Event()
 
@@ -157,7 +157,7 @@ class TokenChecker:
                 if b"Bearer known" not in head:
                     status = b"401 Unauthorized"
                     self.invented += 1
-                    if self.invented == 20:
+                    if self.invented == 15:
                         self.busy.set()
                     await self.release.wait()
                 writer.write(b"HTTP/1.1 %b\r\nContent-Length: 2\r\n\r\n{}" % status)
@@ -167,8 +167,8 @@ class TokenChecker:
 async def test_15_questions_about_invented_tokens_leave_turns_to_known_callers(
     tmp_path: Path,
 ) -> None:
-    """§9: at most 30 questions are in progress here. Those of strangers that have left are not
-    asked.
+    """§9: at most 30 questions are in progress here, 18 of them about strangers. Those of strangers
+    that have left are not asked.
     """
     vb365 = TokenChecker()
     server = await asyncio.start_server(vb365.serve, "127.0.0.1", 0)
