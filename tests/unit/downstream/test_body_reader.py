@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -90,11 +90,10 @@ async def test_12_a_handler_that_waits_gets_no_more_of_small_chunks() -> None:
         assert shared(proxy) == 0
 
 
-async def test_12_the_time_for_a_head_does_not_run_within_a_body() -> None:
-    """What waits of the body would be dropped at its end, and what follows be taken for the next
-    part. The head is in two parts, so that the body is in the inbox from its first byte.
-    """
-    go = asyncio.Event()
+def held(
+    go: asyncio.Event,
+) -> Callable[[web.BaseRequest, Head, Decision], Awaitable[web.StreamResponse]]:
+    """A handler that responds once `go` is set."""
 
     async def handler(
         request: web.BaseRequest, head: Head, decision: Decision
@@ -102,7 +101,15 @@ async def test_12_the_time_for_a_head_does_not_run_within_a_body() -> None:
         await go.wait()
         return await echo(request, head, decision)
 
-    async with through(silent, decide=decide, handler=handler, head_timeout=0.3) as (proxy, _):
+    return handler
+
+
+async def test_12_the_time_for_a_head_does_not_run_within_a_body() -> None:
+    """What waits of the body would be dropped at its end, and what follows be taken for the next
+    part. The head is in two parts, so that the body is in the inbox from its first byte.
+    """
+    go = asyncio.Event()
+    async with through(silent, decide=decide, handler=held(go), head_timeout=0.3) as (proxy, _):
         client = await proxy.ask(CHUNKED[:20])
         await asyncio.sleep(0.05)
         sending = asyncio.create_task(client.send(CHUNKED[20:] + SMALL * 20 + END))
@@ -122,14 +129,7 @@ async def test_12_the_time_for_a_head_runs_once_the_body_before_it_is_whole(
 ) -> None:
     """Also if both waited for their turns, and while the request before it is served."""
     go = asyncio.Event()
-
-    async def handler(
-        request: web.BaseRequest, head: Head, decision: Decision
-    ) -> web.StreamResponse:
-        await go.wait()
-        return await echo(request, head, decision)
-
-    async with through(silent, decide=decide, handler=handler, head_timeout=0.3) as (proxy, _):
+    async with through(silent, decide=decide, handler=held(go), head_timeout=0.3) as (proxy, _):
         client = await proxy.ask(CHUNKED[:20] if parts > 1 else b"")
         await asyncio.sleep(0.05)
         await client.send((CHUNKED[20:] if parts > 1 else CHUNKED) + body + END + GET[:-3])
