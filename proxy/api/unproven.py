@@ -25,7 +25,7 @@ class UnprovenKickoff:
     `credentials` its Authorization, `since` when it arrived, in seconds.
 
     `over` is set when its job is stored or will not be; `submitted`: it may be stored; `succeeded`:
-    it is known to have. Whoever makes an entry holds it.
+    it is known to have a file. Whoever makes an entry holds it.
     """
 
     claimed: str
