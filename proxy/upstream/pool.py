@@ -253,14 +253,18 @@ class Pool:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
 
     async def _dial(self) -> Connection:
-        """Try each address. If all remembered ones fail, resolve again and retry once."""
+        """Try each address. If all remembered ones fail, resolve again and retry once, unless this
+        machine has run out of a resource.
+        """
         remembered = (
             asyncio.get_running_loop().time() - self._resolved < RESOLVED and self._addresses
         )
         if remembered:
             try:
                 return await self._try(list(remembered))
-            except OSError:
+            except OSError as why:
+                if _is_shortage(why):  # the addresses are good, and a look-up needs a descriptor
+                    raise
                 self._addresses = []
         addresses = await self._resolve()
         connection = await self._try(addresses)
@@ -314,13 +318,11 @@ class Pool:
             else:
                 self._addresses = [address, *addresses[:at], *addresses[at + 1 :]]
                 return connection
-        # Without IPv6 there is no port for ::1 (EADDRNOTAVAIL): any other error is more useful.
-        useful = [why for why in failures if why.errno != errno.EADDRNOTAVAIL] or failures
         try:
-            raise useful[-1] if useful else OSError("the name has no address")
+            raise max(reversed(failures), key=_telling, default=OSError("the name has no address"))
         finally:
             # they refer to this frame: only the garbage collector would find them
-            del failures, useful
+            del failures
 
     async def _open_to(self, address: _Address) -> Connection:
         connection = Connection(self)
@@ -357,6 +359,13 @@ class Pool:
 def _authority(host: str, port: int, tls: ssl.SSLContext | None) -> str:
     host = f"[{host}]" if ":" in host else host
     return host if port == (80 if tls is None else 443) else f"{host}:{port}"
+
+
+def _telling(why: OSError) -> int:
+    """How much a failure to connect to one address tells about the others."""
+    if why.errno == errno.EADDRNOTAVAIL:  # without IPv6 there is no port for ::1
+        return 0
+    return 2 if _is_shortage(why) else 1  # an address that refuses may not be the only one
 
 
 def _is_shortage(why: OSError) -> bool:

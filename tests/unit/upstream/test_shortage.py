@@ -118,6 +118,48 @@ async def test_12_a_failed_look_up_without_a_descriptor_is_a_shortage() -> None:
         await pool.connect()
 
 
+async def test_12_a_shortage_forgets_no_address() -> None:
+    """Without a descriptor the resolver says that the name does not exist, and there may be one
+    again when it says so.
+    """
+    found: list[Any] = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+    async def lookup(*_: object, **__: object) -> Any:
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [found.pop()]
+
+    async with Origin(answer_all).running() as origin:
+        pool = Pool("vb365.example", origin.port)
+        pool.lookup = lookup
+        (await pool.connect()).close()
+        with no_descriptors(), pytest.raises(LocalShortage):
+            await pool.connect()
+        (await pool.connect()).close()
+
+
+@pytest.mark.parametrize(
+    "codes", [(errno.EMFILE, errno.ECONNREFUSED), (errno.ECONNREFUSED, errno.ENFILE)]
+)
+async def test_12_a_shortage_wins_over_the_refusal_of_another_address(
+    monkeypatch: pytest.MonkeyPatch, codes: tuple[int, int]
+) -> None:
+    """A client that leaves between the two frees a descriptor."""
+    failures = list(codes)
+
+    async def lookup(*_: object, **__: object) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 1)) for host in "ab"]
+
+    async def open_to(*_: object) -> Any:
+        raise OSError(failures.pop(0), "x")
+
+    monkeypatch.setattr(Pool, "_open_to", open_to)
+    pool = Pool("vb365.example", 1)
+    pool.lookup = lookup
+    with pytest.raises(LocalShortage):
+        await pool.connect()
+
+
 async def test_12_an_address_without_a_route_does_not_hide_the_refusal_of_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
