@@ -262,14 +262,19 @@ class ClientConnection(BodyReader):
         self._reading.update()
 
     def problem(self, problem: Problem) -> None:
-        """Respond with `problem`. Nothing of a response was written."""
+        """Respond with `problem`, or break off if there is no memory for it. Nothing of a response
+        was written.
+        """
         head = self._head
         keep = self._body.done and head is not None and head.keep_alive and not self.closing
         self.code = problem.status
-        self._write_problem(problem, head, keep=keep)
-        self._ending = without_response(problem.status)
-        self.answered(keep=keep)
-        self._ending = Ending.SERVED
+        try:
+            self._write_problem(problem, head, keep=keep)
+            self._ending = without_response(problem.status)
+            self.answered(keep=keep)
+            self._ending = Ending.SERVED
+        except MemoryError:  # the client would wait for ever
+            self.break_off(Ending.ABORTED)
 
     def break_off(self, why: Ending) -> None:
         """Abort, so that the client cannot take its response for whole."""

@@ -230,10 +230,14 @@ class Exchange(WaitingBody):
         self._connection = connection
         self._phase = _WAITING
         message = self._message
-        if self._early:
-            message = b"".join((message, *self._early))
-            self._early.clear()
-        connection.ask(self, self._head, message)
+        try:
+            if self._early:
+                message = b"".join((message, *self._early))
+                self._early.clear()
+            connection.ask(self, self._head, message)
+        except BaseException:  # no memory: nobody else would close it
+            self._disconnect()
+            raise
 
     # Called by VB365's connection; see `upstream.connection.Receiver`.
 

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from proxy.downstream import base
 from proxy.ports import LocalShortage, UpstreamUnreachable
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from tests.support.proxies import through
 from tests.support.upstreams import Origin
-from tests.support.wire import LIMIT, Peer
+from tests.support.wire import LIMIT, Peer, eventually
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -51,7 +52,7 @@ def no_descriptors() -> Iterator[None]:
             os.close(descriptor)
 
 
-def short_of_memory(*_: object) -> Any:
+def short_of_memory(*_: object, **__: object) -> Any:
     raise MemoryError
 
 
@@ -222,7 +223,40 @@ async def test_12_a_request_for_which_there_is_no_memory_is_broken_off(then: byt
             patched.setattr(Connection, "ask", short_of_memory)
             length = b"Content-Length: %d\r\n\r\n" % len(then)
             client = await proxy.ask(b"POST / HTTP/1.1\r\nHost: h\r\n" + length + then)
-            async with asyncio.timeout(LIMIT):
-                with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-                    await client.response()
+            await broken_off(client)
         assert origin.accepted == 1
+
+
+async def test_12_a_used_connection_for_whose_request_there_is_no_memory_is_closed() -> None:
+    async with through(answer_all) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.response()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Connection, "ask", short_of_memory)
+            await client.send(GET)
+            await broken_off(client)
+        await eventually(lambda: proxy.pool.open == 0)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_12_a_client_for_whose_problem_there_is_no_memory_is_broken_off(
+    connected: bool,
+) -> None:
+    """It would wait for ever: no connection was made, or VB365 closed it without a response."""
+
+    async def close(peer: Peer) -> None:
+        await peer.head()
+
+    async with through(close) as (proxy, _):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(base, "problem_bytes", short_of_memory)
+            if not connected:
+                patched.setattr(Pool, "_dial", short_of_memory)
+            await broken_off(await proxy.ask(GET))
+        assert (proxy.pool.open, proxy.server.busy) == (0, 0)
+
+
+async def broken_off(client: Peer) -> None:
+    async with asyncio.timeout(LIMIT):
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await client.response()
