@@ -95,7 +95,8 @@ class Spool:
         descriptor = os.open(path or places.partial, _FLAGS | flags, 0o600)
         try:
             _claim(descriptor, places)
-            _drop_uncertain(descriptor, places)
+            if path is None:  # a copy was written just now, by this machine
+                _drop_uncertain(descriptor, places)
             unsynced.begin(descriptor)
             return cls(places, descriptor, durable=durable)
         except BaseException:

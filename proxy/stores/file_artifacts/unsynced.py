@@ -6,12 +6,13 @@ when the machine of its writer is lost. An ETag does not show that, and the over
 §10 compares shows it only within the overlap.
 
 Therefore an extended attribute names the boot of the machine that writes the file, until the whole
-file is synced. Under another boot the bytes that may not have been synced are not used. Where
-systems or file systems have no such attributes, all bytes are.
+file is synced. Under another boot, and on file systems without such attributes, the bytes that may
+not have been synced are not used. On systems without them all bytes are.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -56,9 +57,10 @@ if sys.platform == "linux":
             writer = os.getxattr(descriptor, _NAME)
             if writer == _LOST:
                 return 0
-            return size if writer == _boot() else max(0, size - UNSYNCED)
-        except OSError:  # it is synced, or there are no such attributes
-            return size
+            known = writer == _boot()
+        except OSError as why:
+            known = why.errno == errno.ENODATA  # it is synced; all else says nothing about it
+        return size if known else max(0, size - UNSYNCED)
 
 else:
 

@@ -128,6 +128,29 @@ async def test_10_a_file_that_was_synced_whole_is_resumed_whole(
     assert await rest(resumed) == hashlib.sha256(CONTENT).digest()
 
 
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.EIO])
+@pytest.mark.parametrize("fence", [1, 2])
+async def test_10_without_attributes_the_last_bytes_are_requested_again(
+    store: FileArtifacts, monkeypatch: pytest.MonkeyPatch, code: int, fence: int
+) -> None:
+    """As on NFS without them: nothing says whether the machine of the writer was lost. A copy is
+    not shortened once more.
+    """
+
+    def fail(*args: object) -> bytes:
+        raise OSError(code, os.strerror(code))
+
+    for name in ("getxattr", "setxattr", "removexattr"):
+        monkeypatch.setattr(os, name, fail)
+    job = new_id()
+    path = await crashed(store, job, 1)
+    await asyncio.to_thread(zero, path, len(CONTENT) - LIMIT + 10, 20_000)
+    resumed = await store.resume(job, fence)
+    assert resumed is not None
+    assert resumed.offset == len(CONTENT) - LIMIT
+    assert await rest(resumed) == hashlib.sha256(CONTENT).digest()
+
+
 async def test_10_a_file_that_is_resumed_is_doubted_after_the_next_power_loss(
     store: FileArtifacts, reboot: Callable[[], None], attributes: dict[int, bytes]
 ) -> None:
