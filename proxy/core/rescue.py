@@ -70,6 +70,13 @@ def tentative(job: Job) -> bool:
     return waits and all(moment.event != "resumed" for moment in job.timeline)
 
 
+def unanswered(job: Job) -> bool:
+    """Whether VB365's first response to the job is still to come, also after an interruption. If it
+    is not 200, its requests get it and the record is removed.
+    """
+    return job.origin is Origin.RESCUE and job.answered is None and not job.terminal
+
+
 def offer(job: Job, *, now: float, ttl: float) -> Offer:
     """What the job is to an identical request at the Unix second `now`. `ttl` is
     `exports.rescue_ttl` in seconds.

@@ -29,6 +29,7 @@ from proxy.api.resources import Resources
 from proxy.api.router import ApiRouter
 from proxy.config.settings import Settings
 from proxy.core.job import Job
+from proxy.core.rescue import unanswered
 from proxy.core.retention import Retention
 from proxy.downstream.duplex import Forwarder
 from proxy.downstream.server import Server
@@ -238,7 +239,8 @@ class Parts:
             return None
 
         def may_drop(job: Job) -> bool:
-            return runner.attended(job.id) is not None or runner.is_attended_elsewhere(job)
+            attended = runner.attended(job.id) is not None or runner.is_attended_elsewhere(job)
+            return attended or unanswered(job)
 
         return self._webhooks.deliveries(may_drop, url)
 

@@ -53,3 +53,23 @@ async def test_the_messages_of_a_lost_replica_are_delivered_by_another(
         after = receiver.posts[1:]
         assert {post.json["data"]["id"] for post in after} == {job}
         assert before.id in {post.id for post in after}
+
+
+async def test_14_an_export_that_vb365_refuses_is_reported_by_no_replica(
+    make_scene: MakeScene,
+) -> None:
+    """Nobody gets "accepted" for a rescued export whose record VB365's response removes."""
+    async with receiving() as receiver:
+        rescue = {"EXPORTS__RESCUE_SYNC": "true", "EXPORTS__PREFLIGHT": "false"}
+        hooks = {"WEBHOOKS__URLS": receiver.url, "WEBHOOKS__SECRETS": SECRET}
+        scene = await make_scene(**rescue, **hooks)
+        scene.simulator.fault(path=scene.path, hold=True, outlook_missing=True, count=1)
+        refused = asyncio.create_task(scene.a.ask("POST", scene.path))
+        await scene.simulator.until(lambda: scene.simulator.held > 0)
+        another = scene.simulator.export_paths(scene.simulator.open_session())[0]
+        job = await scene.b.kick_off(another)  # the replica looks for what is due
+        await scene.b.finished(job)
+        await receiver.count(2)
+        scene.simulator.release()
+        assert (await refused)[0] != 200
+        assert {post.json["data"]["id"] for post in receiver.posts} == {job}

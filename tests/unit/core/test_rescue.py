@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from proxy.core.events import Claimed, Interrupted, Resumed
+from proxy.core.events import Answered, Claimed, Interrupted, Resumed
 from proxy.core.job import Delivery, FileFacts, Job, Origin, Phase, ResultState, Status
-from proxy.core.rescue import Offer, offer, rescue_key, tentative, unique_key
+from proxy.core.rescue import Offer, offer, rescue_key, tentative, unanswered, unique_key
 from proxy.core.transitions import advance
 from tests.support.fakes import new_job
 
@@ -111,3 +111,12 @@ def test_14_a_job_is_tentative_until_it_has_a_slot_or_was_suspended() -> None:
     suspended = advance(rescued(), Interrupted(), 1.0)
     assert not tentative(suspended)
     assert not tentative(advance(suspended, Resumed(None), 2.0))
+
+
+def test_14_a_job_is_unanswered_until_vb365_responds_with_200() -> None:
+    """Also while it is suspended: the next request resumes it, and VB365 may refuse it then."""
+    generating = advance(rescued(), Claimed("runner"), 1.0)
+    for job in rescued(), generating, advance(generating, Interrupted(), 2.0):
+        assert unanswered(job)
+    for job in advance(generating, Answered(HEAD), 2.0), done(), new_job():
+        assert not unanswered(job)
