@@ -92,20 +92,20 @@ class Following:
         """The outcome of a request that has joined the job. None if another job must be found."""
         while True:
             run = self._runner.run_of(job.id)
-            if run is not None and run.borrowed and not job.borrowed:
-                return None  # access depends on another check now (CONTRACT §9)
+            if run is not None and _is_borrowed(run, job):
+                return None
             if run is not None and run.followers is not None:
                 found = await self._of_run(call, run, job, started=started)
                 if found is not None:
                     return found
                 started = False  # a later run has the request of another call
             current = await self._jobs.get(job.id)
-            if current is None or current.phase is Phase.SUSPENDED:
+            if current is None or current.phase is Phase.SUSPENDED or _is_borrowed(current, job):
                 return None
-            if current.borrowed and not job.borrowed:
-                return None  # likewise
             if current.terminal or current.phase is Phase.CANCELLING:
                 return await self._of_record(current)
+            if self._runner.withdrawal.removes(job.id):
+                return RELAYED  # as its other requests; the store may take its time
             if self._runner.run_of(job.id) is None:
                 # another replica runs it
                 if (found := self._elsewhere(call, current)) is not None:
@@ -201,6 +201,11 @@ class Following:
             await advance_for_caller(self._jobs, job.id, Detached(), self._now)
             return None
         return Stored(job, head, reader)
+
+
+def _is_borrowed(now: Run | Job, job: Job) -> bool:
+    """Whether access depends on another check than when the request joined (CONTRACT §9)."""
+    return now.borrowed and not job.borrowed
 
 
 def _size(head: ResponseHead) -> int | None:

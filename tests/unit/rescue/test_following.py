@@ -19,6 +19,7 @@ from proxy.rescue.following import Following
 from proxy.rescue.joining import NotRescued
 from tests.support.artifacts import note
 from tests.support.fakes import MemoryArtifacts, MemoryJobs, new_job
+from tests.support.harness import CALL, LIMITS, new_world
 from tests.support.wire import eventually
 
 FACTS = FileFacts(
@@ -44,10 +45,17 @@ class JoinedOnce:
 
 
 class NoRuns:
-    """Runs no job."""
+    """Runs no job, and removes none."""
+
+    @property
+    def withdrawal(self) -> NoRuns:
+        return self
 
     def run_of(self, id: str) -> Run | None:
         return None
+
+    def removes(self, id: str) -> bool:
+        return False
 
 
 class Request:
@@ -66,9 +74,11 @@ class WatchedJobs(MemoryJobs):
         return await super().wait(id, version, timeout)
 
 
-def following(jobs: MemoryJobs, artifacts: MemoryArtifacts, job: Job) -> Following:
+def following(
+    jobs: MemoryJobs, artifacts: MemoryArtifacts, job: Job, runner: Any = None
+) -> Following:
     joining: Any = JoinedOnce(job)
-    runner: Any = NoRuns()
+    runner = runner or NoRuns()
     return Following(
         joining,
         jobs=jobs,
@@ -107,6 +117,25 @@ async def test_14_nothing_of_another_callers_resume_is_followed_on_another_repli
         changes = {"phase": Phase.TRANSFERRING, "published": 80}
     assert await jobs.replace(job, replace(borrowed, **changes))
     assert await outcome is RELAYED
+
+
+async def test_14_a_request_that_finds_a_withdrawn_job_is_relayed() -> None:
+    """§14: as the one that started it, also while the store cannot remove the record."""
+    async with new_world(limits=replace(LIMITS, max_running=1)) as world:
+        world.upstream.gate.clear()
+        await world.submit()
+        job = replace(new_job(), origin=Origin.RESCUE)
+        run = Run(job.id, CALL, rescued=True)
+        async with world.runner.admission(job.owner):
+            await world.runner.submit(job, b"{}", run)
+        world.jobs.gates["remove"] = removed = asyncio.Event()
+        world.runner.withdrawal.later(run, 0.0)
+        await eventually(lambda: world.runner.run_of(job.id) is None)
+        call: Any = Request()
+        async with asyncio.timeout(5):
+            found = await following(world.jobs, world.artifacts, job, world.runner).outcome(call)
+        assert found is RELAYED
+        removed.set()
 
 
 async def test_14_a_response_from_another_replica_does_not_keep_the_body_of_its_request() -> None:
