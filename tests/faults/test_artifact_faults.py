@@ -148,6 +148,33 @@ async def test_a_commit_that_fails_anywhere_leaves_the_file_uncommitted(
     await store.close()
 
 
+@pytest.mark.parametrize("then", ["remove", "create"])
+async def test_a_file_that_cannot_be_discarded_is_counted_until_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """§15 storage.max_bytes: once, by the sweeper or by the next attempt, and no longer."""
+    store = await FileArtifacts.at(tmp_path)
+    await store.ids()
+    job, partial = await begun(store)
+    await partial.read(0, 5)  # writes them
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", failing(errno.EIO))
+        with pytest.raises(StoreUnavailable):
+            await partial.discard()
+    assert await store.ids() == {job}
+    assert await store.used() == 5
+    if then == "remove":
+        await store.remove(job)
+        assert await store.ids() == set()
+    else:
+        again = await store.create(job)
+        await again.write(b"12")
+        assert await store.used() == 2
+        await again.discard()
+    assert await store.used() == 0
+    await store.close()
+
+
 async def test_a_write_that_fails_is_raised_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -439,6 +439,37 @@ async def test_a_file_that_is_written_again_is_no_remains(
     await other.close()
 
 
+@pytest.mark.parametrize("then", ["remove", "create"])
+async def test_a_file_that_cannot_be_discarded_is_counted_until_it_is_removed(
+    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """§15 storage.max_bytes: once, by the sweeper or by the next attempt, and no longer."""
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT)
+    await partial.read(0, 1)
+
+    async def fail(bucket: Bucket, keys: Collection[str]) -> None:
+        raise StoreUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "remove", fail)
+        with pytest.raises(StoreUnavailable):
+            await partial.discard()
+    assert await store.ids() == {job}
+    assert await store.used() == sum((await store.bucket.sizes(f"{Place(job).job}/0")).values()) > 0
+    if then == "remove":
+        await store.remove(job)
+        assert await store.ids() == set()
+    else:
+        again = await store.create(job)
+        await again.write(b"12")
+        assert await store.used() == 2
+        await again.discard()
+    assert await store.used() == 0
+    assert not await store.bucket.sizes(Place(job).job)
+
+
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"size": 1}', b"\xff"])
 async def test_a_damaged_artifact_is_unavailable(store: ObjectArtifacts, text: bytes) -> None:
     job = new_id()

@@ -233,7 +233,7 @@ class FilePartial:
             if not self._committed:
                 kept = await self._store.exclusively(self.id, self._keep_own)
         finally:
-            self._end(("file" if self._committed else "partial") if kept else None)
+            self._end(kept=kept)
 
     def _keep_own(self) -> bool:
         """Keep the file, or remove what is left of it if a writer with a greater fence has taken it
@@ -257,13 +257,18 @@ class FilePartial:
     async def _discard(self) -> None:
         self._batch, self._gathered, self._waiting = [], [], 0
         await self._quiet()
-        if self._committed:
-            await self._store.exclusively(self.id, partial(files.remove, self.places))
-        else:
-            await self._store.exclusively(self.id, self._spool.discard)
-        self._end(None)
+        kept = True  # a file that cannot be removed now takes space until it is
+        try:
+            if self._committed:
+                await self._store.exclusively(self.id, partial(files.remove, self.places))
+            else:
+                await self._store.exclusively(self.id, self._spool.discard)
+            kept = False
+        finally:
+            self._end(kept=kept)
 
-    def _end(self, kind: str | None) -> None:
+    def _end(self, *, kept: bool) -> None:
+        kind = "file" if self._committed else "partial"
         self._state.end(committed=False)
         self._offset = self._spool.length
-        self._store.ended(self, None if kind is None else self.places.entry(kind))
+        self._store.ended(self, self.places.entry(kind) if kept else None)

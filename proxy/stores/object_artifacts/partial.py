@@ -283,9 +283,11 @@ class ObjectPartial:
 
     async def _discard(self) -> None:
         self._buffer = bytearray()
-        await self._wait(asyncio.ALL_COMPLETED)
-        await self._clear()
-        self._end(committed=False)
+        try:
+            await self._wait(asyncio.ALL_COMPLETED)
+            await self._clear()
+        finally:  # what cannot be removed now counts until it is
+            self._end(committed=False)
 
     async def _clear(self) -> None:
         """Remove the objects of this writer; what it has found only if nobody has replaced it."""
