@@ -67,6 +67,7 @@ class Connection(asyncio.Protocol):
         "_receiver",
         "_request",
         "_tls",
+        "authenticated",
         "closed",
         "idle_since",
         "paused",
@@ -93,6 +94,8 @@ class Connection(asyncio.Protocol):
         self._flushing = False
         self._request: Head | None = None
         self._private = False
+        #: Whether a request had credentials that may have authenticated the connection.
+        self.authenticated = False
         #: The transport, if it is one.
         self._tls: TlsTransport | None = None
 
@@ -204,6 +207,8 @@ class Connection(asyncio.Protocol):
             return False
         self.used = True
         self._private = private = outcome is _PRIVATE
+        if private and request is not None and request.binds:
+            self.authenticated = True
         return self._pool.put(self, private=private)
 
     def is_quiet(self) -> bool:

@@ -118,13 +118,16 @@ class Pool:
     def take(self, request: Head, private: Connection | None = None) -> Connection | None:
         """Return an idle connection for `request`: `private` if it is idle, else the one most
         recently used, None without one.
+
+        A request that cannot be repeated gets an authenticated one, or none.
         """
+        repeatable = is_repeatable(request)
         if private is not None and private in self._private:
             del self._private[private]
-            if private.is_quiet():
+            if (repeatable or private.authenticated) and private.is_quiet():
                 return private
             private.close()
-        if not self._idle or not is_repeatable(request):
+        if not self._idle or not repeatable:
             return None
         while self._idle:
             connection = self._idle.pop()
@@ -175,14 +178,14 @@ class Pool:
             return False
         if 0 < self._max_idle <= len(self._idle) + len(self._private):
             next(iter(self._idle or self._private)).close()
+        connection.idle_since = self._sweeps
         if private:
             self._private[connection] = None
-            return True
-        connection.idle_since = self._sweeps
-        self._idle.append(connection)
-        if self._sweep is None:
+        else:
+            self._idle.append(connection)
+        if self._sweep is None and not connection.authenticated:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
-        return False
+        return private
 
     def drop(self, connection: Connection) -> None:
         """Remove a closed connection from the pool."""
@@ -244,12 +247,18 @@ class Pool:
                 return
 
     def _evict(self) -> None:
-        """Close connections that have been idle since before the last sweep."""
+        """Close connections that have been idle since before the last sweep, but none that a client
+        has authenticated: it need not authenticate each of its requests.
+        """
         self._sweep = None
         while self._idle and self._idle[0].idle_since < self._sweeps:
             self._idle[0].close()
+        offered = [connection for connection in self._private if not connection.authenticated]
+        for connection in offered:
+            if connection.idle_since < self._sweeps:
+                connection.close()
         self._sweeps += 1
-        if self._idle:
+        if self._idle or offered:
             self._sweep = asyncio.get_running_loop().call_later(self._idle_for, self._evict)
 
     async def _dial(self) -> Connection:

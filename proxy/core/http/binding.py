@@ -8,26 +8,24 @@ import re
 #: connection (RFC 4559 §6). Each line must follow an LF: with `^` and `[^\r\n]` it takes four times
 #: as long to find.
 _AUTHENTICATION = re.compile(
-    rb"(?i)\n(?:(persistent-auth)|(?:proxy-)?authorization|(www|proxy)-authenticate):([^\r]*+)"
+    rb"(?i)\n(?:(persistent-auth)|(?:proxy-)?authorization|(?:www|proxy)-authenticate):([^\r]*+)"
 )
 #: Behind the comma before an element of a list. Nego2 is the other name of Negotiate (MS-N2HT).
 _SCHEME = re.compile(rb",[ \t]*+(?:ntlm|nego(?:tiate|2))(?=[ \t,]|\Z)")
-#: With a challenge: the scheme alone is an offer, which such a server makes in every 401.
-_CHALLENGE = re.compile(rb",[ \t]*+(?:ntlm|nego(?:tiate|2))[ \t]++[^,]")
 
 
 def binds(block: bytes) -> bool:
     """Whether a field line of the block, of a request or a response, authenticates its connection.
 
-    A server's offer, a scheme without a challenge, authenticates nothing. A comma in a quoted
-    string yields one element too many. At worst a connection is reserved for a client without need.
+    A comma in a quoted string yields one element too many. At worst a connection is reserved for a
+    client without need.
     """
     return any(
-        persistent or _has(_CHALLENGE if server else _SCHEME, value.lower())
-        for persistent, server, value in _AUTHENTICATION.findall(b"\n" + block)
+        persistent or _names_scheme(value.lower())
+        for persistent, value in _AUTHENTICATION.findall(b"\n" + block)
     )
 
 
-def _has(scheme: re.Pattern[bytes], value: bytes) -> bool:
+def _names_scheme(value: bytes) -> bool:
     # most values have neither name, and to find that takes a tenth of the time
-    return (b"ntlm" in value or b"nego" in value) and scheme.search(b"," + value) is not None
+    return (b"ntlm" in value or b"nego" in value) and _SCHEME.search(b"," + value) is not None
