@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol, cast
 
 from proxy.core.errors import Problem, problem_bytes
@@ -21,10 +22,10 @@ from proxy.downstream.lingering import LINGER, SLOW, Lingering
 from proxy.downstream.phases import Limit, Phase
 from proxy.downstream.reading import Reading
 from proxy.downstream.request_ids import request_id
-from proxy.net.backlog import Backlog
+from proxy.net.backlog import Backlog, is_steady
 from proxy.net.budget import Budget
 from proxy.net.deadline import Deadlines
-from proxy.net.sockets import enable_keepalive, is_sent
+from proxy.net.sockets import enable_keepalive, is_sent, unsent
 from proxy.ports.counts import NO_RESPONSE, ClientCounts, LaneCounts
 
 NO_MEMORY = "Unfinished requests take all the memory they may have. Try again."
@@ -83,6 +84,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         "_serving",
         "_settled",
         "_slow",
+        "_unsent",
         "closing",
         "counters",
         "introduced",
@@ -125,6 +127,8 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._deadlines = Deadlines(len(Limit), self._expired)
         #: True while the client reads more slowly than the proxy writes.
         self._slow = False
+        #: What it had not read when its time to read was last set.
+        self._unsent = 0
 
     def __repr__(self) -> str:
         """Client, phase, and what the connection waits for, for logs and debuggers."""
@@ -151,7 +155,7 @@ class BaseConnection(asyncio.Protocol, ABC):
 
     @property
     def _patience(self) -> float:
-        """Seconds for which a client may read nothing of its response."""
+        """Seconds for which a client may read nothing of its response, or less than `PACE`."""
         return self._owner.head_timeout * SLOW
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -201,8 +205,9 @@ class BaseConnection(asyncio.Protocol, ABC):
     def pause_writing(self) -> None:
         """Called by the loop."""
         self._slow = True
-        unsent = self.transport.get_write_buffer_size()
-        self._owner.unread.add(self, unsent, self._read_too_slowly)
+        size, left = self.transport.get_write_buffer_size(), partial(unsent, self.transport)
+        self._owner.unread.add(self, size, self._read_too_slowly, unsent=left)
+        self._unsent = left()
         self._deadlines.set(Limit.READER, self._patience)
         if self._serving is not None:
             self._serving.client_slow()
@@ -215,6 +220,16 @@ class BaseConnection(asyncio.Protocol, ABC):
     def _read_too_slowly(self) -> None:
         """Break off: the client has read nothing for longest."""
         self.break_off(Ending.TIMED_OUT)
+
+    def _reads_steadily(self) -> bool:
+        """Report whether the client, whose time to read is over, has used it and gets as much
+        again: the system takes more only once a third of what it keeps, perhaps megabytes, is read.
+        """
+        before, self._unsent = self._unsent, unsent(self.transport)
+        if not is_steady(before - self._unsent, self._patience):
+            return False
+        self._deadlines.set(Limit.READER, self._patience)
+        return True
 
     def drain(self) -> None:
         """Close now if idle, else after the response."""
@@ -336,7 +351,7 @@ class BaseConnection(asyncio.Protocol, ABC):
             self._lingering.expired()
         elif which == Limit.IDLE:
             self._end_idle()
-        else:
+        elif which != Limit.READER or not self._reads_steadily():
             self.counters.timed_out += 1
             if which != Limit.HEAD:
                 self.break_off(Ending.TIMED_OUT)

@@ -4,12 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 _log = logging.getLogger(__name__)
 
-_Entry = tuple[float, int, Callable[[], None]]
+#: Bytes per second at which the other end reads steadily: the pace of a body (CONTRACT §3.1).
+PACE = 1 << 10
+
+
+class _Entry(NamedTuple):
+    since: float
+    size: int
+    make_room: Callable[[], None]
+    unsent: Callable[[], int] | None
+    #: What `unsent` returned then.
+    before: int
+    #: Bytes per second that the other end must read from then on.
+    pace: int = PACE
+
+
+def is_steady(read: int, seconds: float, pace: int = PACE) -> bool:
+    """Report whether an end that has read so many bytes in so many seconds keeps the pace."""
+    return read > 0 and read >= seconds * pace
 
 
 class Backlog:
@@ -19,16 +36,17 @@ class Backlog:
     description of the API is for everyone, and a body is passed through before VB365 knows who
     sends it. So when they keep more than the `limit` (bytes) together, one that has not moved for
     longest makes room: first of those that never did, because a burst of these must not end a
-    transfer that is slow but advances. None does that has moved within `patience` seconds. `now`
-    returns seconds.
+    transfer that is slow but advances. None does that has moved within `patience` seconds. One that
+    was read at the `PACE` in that time has moved, but must be read twice as fast the next time:
+    else there were no limit for those that are read just enough. `now` returns seconds.
     """
 
     def __init__(self, now: Callable[[], float], *, limit: int, patience: float) -> None:
         self._now = now
         self.limit = limit
         self._patience = patience
-        #: When each one was added, its size and how it makes room, the first one first: those that
-        #: have never moved, and the others.
+        #: The one that was added, or found to have moved, first comes first: those that have never
+        #: moved, and the others.
         self._slow: tuple[dict[object, _Entry], ...] = ({}, {})
         #: The last one: it does not make room, because whoever adds it is still using it.
         self._newest: object = None
@@ -37,15 +55,23 @@ class Backlog:
         self._making_room = False
 
     def add(
-        self, slow: object, size: int, make_room: Callable[[], None], *, moved: bool = False
+        self,
+        slow: object,
+        size: int,
+        make_room: Callable[[], None],
+        *,
+        unsent: Callable[[], int] | None = None,
+        moved: bool = False,
     ) -> None:
         """Count `size` bytes until `discard`, in place of what counts for it already.
 
         `make_room` must release them, so that neither end can take its message for whole. `moved`
-        says that it was slow before, and has advanced then.
+        says that it was slow before, and has advanced then. `unsent` returns the bytes that the
+        other end has not taken, those in the system included: these go first, perhaps megabytes.
         """
         self.discard(slow)
-        self._slow[moved][slow] = self._now(), size, make_room
+        before = 0 if unsent is None else unsent()
+        self._slow[moved][slow] = _Entry(self._now(), size, make_room, unsent, before)
         self._size += size
         # it may be behind one that makes room now: there may be a thousand of these
         if self._making_room:
@@ -65,20 +91,38 @@ class Backlog:
 
     def _end_some(self) -> None:
         while self._size > self.limit and sum(map(len, self._slow)) > 1:
-            oldest, (since, _, make_room) = next(
-                entry
-                for entry in chain.from_iterable(each.items() for each in self._slow)
-                if entry[0] is not self._newest
-            )
-            left = since + self._patience - self._now()
-            if left > 0:
+            now, oldest = self._now(), list(self._oldest())
+            due = [each for each in oldest if each[1].since + self._patience <= now]
+            if not due:
+                left = min(entry.since for _, entry in oldest) + self._patience - now
                 self._check = asyncio.get_running_loop().call_later(left, self._make_room)
                 return
-            self.discard(oldest)
+            slow, entry = due[0]
+            self.discard(slow)
+            if self._has_read(slow, entry, now):
+                continue
             try:
-                make_room()
+                entry.make_room()
             except Exception:  # noqa: BLE001  # it must not break off the one that is being added
                 _log.exception("a slow connection was not broken off properly")
+
+    def _oldest(self) -> Iterator[tuple[object, _Entry]]:
+        for each in self._slow:
+            for slow, entry in each.items():
+                if slow is not self._newest:
+                    yield slow, entry
+                    break
+
+    def _has_read(self, slow: object, entry: _Entry, now: float) -> bool:
+        """Count it again if its other end is steady."""
+        if entry.unsent is None:
+            return False
+        before = entry.unsent()
+        if not is_steady(entry.before - before, now - entry.since, entry.pace):
+            return False
+        self._slow[True][slow] = entry._replace(since=now, before=before, pace=2 * entry.pace)
+        self._size += entry.size
+        return True
 
     def discard(self, slow: object) -> None:
         """Note that it keeps nothing any more. Idempotent."""
@@ -86,4 +130,4 @@ class Backlog:
             self._newest = None
         for each in self._slow:
             if (entry := each.pop(slow, None)) is not None:
-                self._size -= entry[1]
+                self._size -= entry.size

@@ -91,16 +91,22 @@ def is_sent(transport: asyncio.Transport) -> bool:
     """Report whether the peer has acknowledged everything that was written. Where the system does
     not say, whether it was handed to the system.
     """
-    if transport.get_write_buffer_size():
-        return False
+    return not (transport.get_write_buffer_size() or unsent(transport))
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """The number of bytes written that the peer has not acknowledged; more than 0 if the socket is
+    closed. Where the system does not say, those that were not handed to it.
+    """
+    size = transport.get_write_buffer_size()
     sock = transport.get_extra_info("socket")
     if sock is None or not sys.platform.startswith("linux"):
-        return True
+        return size
     try:
         queued = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
     except (OSError, ValueError):
-        return False
-    return not int.from_bytes(queued, sys.byteorder)
+        return size + 1
+    return size + int.from_bytes(queued, sys.byteorder)
 
 
 def duplicated(transport: asyncio.BaseTransport) -> int | None:

@@ -5,6 +5,8 @@ proxy).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 from functools import partial
 from typing import Any
@@ -91,6 +93,26 @@ async def test_the_one_that_is_added_makes_no_room_for_a_request_behind_another(
     assert [reader.broken for reader in readers] == [1, 0, 0]
 
 
+async def test_those_that_read_steadily_make_room_last() -> None:
+    """And not for ever: with each look they must have read twice as fast."""
+    now = 0.0
+    slow = Backlog(lambda: now, limit=100, patience=0.0)
+    steady, trickling, _, new = readers = [Reader(1 << 20) for _ in range(4)]
+
+    def add(reader: Reader, size: int) -> None:
+        slow.add(reader, size, reader.make_room, unsent=lambda: reader.unsent)
+
+    for reader in readers[:3]:
+        add(reader, 30)
+    for size, broken in ((20, [0, 0, 1, 0]), (50, [0, 1, 1, 0]), (80, [1, 1, 1, 0])):
+        now += 30.0
+        steady.unsent -= 90 << 10
+        trickling.unsent -= 45 << 10
+        add(new, size)
+        slow.discard(new)
+        assert [reader.broken for reader in readers] == broken
+
+
 async def test_the_only_slow_client_makes_no_room() -> None:
     large = Reader(1000)
     Backlog(asyncio.get_running_loop().time, limit=100, patience=0.0).add(
@@ -145,6 +167,64 @@ async def test_12_clients_that_read_nothing_make_room(monkeypatch: pytest.Monkey
             await reading.send(GET)
             await reading.head()
             assert len(await reading.reader.readexactly(SIZE)) == SIZE
+
+
+async def test_12_a_client_that_reads_slowly_but_steadily_does_not_make_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it reads comes from the system first, which takes more only after hundreds of KiB."""
+    monkeypatch.setattr(server, "UNREAD", 600 << 10)
+    monkeypatch.setattr(server, "PATIENCE", 0.5)
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        for _ in range(SIZE >> 20):
+            await peer.send(bytes(1 << 20))
+
+    async with through(script) as (proxy, _):
+
+        async def client() -> Peer:
+            client = await proxy.connect(limit=1 << 12, receive_buffer=1 << 13)
+            client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await client.send(GET)
+            await eventually(lambda: len(proxy.server.unread._slow[0]) > 0)
+            return client
+
+        steady = await client()
+        sock = steady.writer.get_extra_info("socket")
+        strangers = []
+        while proxy.server.counters.broken < 4:
+            strangers.append(await client())
+            for _ in range(10):
+                assert len(os.read(sock.fileno(), 1 << 12))
+                await asyncio.sleep(0.02)
+        steady.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert b"200 OK" not in await steady.reader.read(1 << 12)
+        for stranger in strangers:
+            stranger.reset()
+
+
+async def test_12_a_client_that_reads_slowly_but_steadily_is_not_timed_out() -> None:
+    """It reads little of a large response before the system takes more."""
+
+    async def script(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % SIZE)
+        for _ in range(SIZE >> 20):
+            await peer.send(bytes(1 << 20))
+
+    async with through(script, head_timeout=0.04) as (proxy, _):
+        client = await proxy.connect(limit=1 << 12, receive_buffer=1 << 13)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await client.send(GET)
+        descriptor = client.writer.get_extra_info("socket").fileno()
+        for _ in range(50):
+            await asyncio.sleep(0.02)
+            with contextlib.suppress(BlockingIOError):
+                assert os.read(descriptor, 1 << 12)
+        assert proxy.server.counters.timed_out == 0
+        await eventually(lambda: proxy.server.counters.timed_out == 1)
 
 
 POST = b"POST /v8/Jobs HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % SIZE
