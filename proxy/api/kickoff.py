@@ -218,7 +218,7 @@ class KickoffHandler:
                 return found
             stack.enter_context(body.memory.held())
             admitted = self._admitted(job, body.content, run, stack.pop_all())
-            return await self._runner.undivided(admitted)
+            return await self._runner.tasks.undivided(admitted)
 
     async def _admitted(self, job: Job, body: bytes, run: Run, held: AsyncExitStack) -> Job:
         """Store and start the job if there is capacity for it; `held` ends afterwards. To be

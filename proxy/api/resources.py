@@ -226,7 +226,7 @@ class Resources:
                 "The export is still running. Cancel it, or delete the job.",
                 retry_after=retry_after(job, self._now()),
             )
-        await self._runner.undivided(self._remove_file(job))
+        await self._runner.tasks.undivided(self._remove_file(job))
         return respond(204)
 
     async def _remove_file(self, job: Job) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from typing import TypeVar
 
 import structlog
 
@@ -32,8 +31,6 @@ from proxy.jobs.withdrawal import Withdrawal
 from proxy.ports import ArtifactStore, Fields, JobStore, SharedJobs, StoreUnavailable
 
 log = structlog.get_logger(__name__)
-
-_T = TypeVar("_T")
 
 _TICK = 1.0
 
@@ -61,7 +58,8 @@ class Runner:
         self._sealer = sealer
         self._now = now
         self._runs: dict[str, Run] = {}
-        self._tasks = Tasks()
+        #: They end with the runner.
+        self.tasks = Tasks()
         self._space = Reservations(artifacts, min_free=limits.min_free, max_bytes=limits.max_bytes)
         self._replica = None if shared is None else shared.replica
         self._conclusion = Conclusion(
@@ -78,7 +76,7 @@ class Runner:
         self._queue = self._new_queue(limits, shared)
         drop = self._driver.note_dropped
         self.withdrawal = Withdrawal(
-            jobs, self._tasks, self._queue, forget=self._forget, note_dropped=drop, now=now
+            jobs, self.tasks, self._queue, forget=self._forget, note_dropped=drop, now=now
         )
         self._admission = Admission(
             jobs=jobs,
@@ -94,7 +92,7 @@ class Runner:
             self._runs,
             admission=self._admission,
             queue=self._queue,
-            tasks=self._tasks,
+            tasks=self.tasks,
             withdrawal=self.withdrawal,
             enqueue=self._enqueue,
             forget=self._forget,
@@ -144,7 +142,7 @@ class Runner:
     async def start(self) -> None:
         """Resume the jobs whose credentials were sealed. Raises `StoreUnavailable`."""
         await self._space.measure()
-        self._tasks.spawn(self._tick())
+        self.tasks.spawn(self._tick())
         self._queue.restore(jobs := await self._jobs.list())
         for job in reversed(jobs):
             await self.resume_sealed(job)
@@ -165,9 +163,9 @@ class Runner:
         self._submission.stop()
         self._driver.stop()
         self._queue.close()
-        await self._tasks.settle()
+        await self.tasks.settle()
         stopped = list(self._runs)
-        await self._tasks.cancel()
+        await self.tasks.cancel()
         if self._replica is not None:
             await asyncio.gather(*map(self._release, stopped))
 
@@ -202,18 +200,6 @@ class Runner:
             attended = droppable and run.followers is None
             job = replace(job, replica=self._replica, attended=attended)
         return await self._submission.submit(job, body, run)
-
-    def spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Run `work` in the background, until the runner stops."""
-        return self._tasks.spawn(work)
-
-    def record(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """As `spawn`, for work that records what has happened: a stop waits for it a little."""
-        return self._tasks.record(work)
-
-    async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
-        """Run `work` to its end even if the calling task is cancelled; see `Tasks.undivided`."""
-        return await self._tasks.undivided(work)
 
     def run_of(self, id: str) -> Run | None:
         """The job's run in this process, None without one."""
@@ -292,7 +278,7 @@ class Runner:
         """Cancel or forget the job, and stop its run, even if the calling task is cancelled
         meanwhile. Returns and raises as `advance_for_caller`.
         """
-        return await self._tasks.undivided(self._end(id, event))
+        return await self.tasks.undivided(self._end(id, event))
 
     async def _end(self, id: str, event: CancelRequested | Forgotten) -> Job | None:
         changed = await advance_for_caller(self._jobs, id, event, self._now)
@@ -304,10 +290,10 @@ class Runner:
         """Act on a record that was cancelled or forgotten: stop the transfer, or clean up."""
         run = self._runs.get(id)
         if run is None:
-            self._tasks.spawn(self._conclusion.conclude(id))
+            self.tasks.spawn(self._conclusion.conclude(id))
         elif run.work is Work.QUEUED:
             self._forget(run)
-            self._tasks.spawn(self._conclusion.conclude(id))
+            self.tasks.spawn(self._conclusion.conclude(id))
         else:
             run.wake()
 
@@ -331,7 +317,7 @@ class Runner:
         run.borrowed = borrowed or job.borrowed
         run.resumed = True
         self._runs[job.id] = run
-        await self._tasks.undivided(self._requeue(run, job, borrowed))
+        await self.tasks.undivided(self._requeue(run, job, borrowed))
 
     async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
         resumed = Resumed(self._sealer.seal(run.fields), borrowed, self._replica)
@@ -341,7 +327,7 @@ class Runner:
             self._forget(run)  # resumed, cancelled or expired meanwhile
         except (StoreUnavailable, MemoryError):
             changed = events.changed
-            self._tasks.spawn(self._submission.adopt(run, job, lambda now: changed(job, now)))
+            self.tasks.spawn(self._submission.adopt(run, job, lambda now: changed(job, now)))
             raise
         except BaseException:
             self._forget(run)
@@ -359,7 +345,7 @@ class Runner:
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:
-        run.begin(self._tasks.spawn(self._drive(run), f"job {run.id}"))
+        run.begin(self.tasks.spawn(self._drive(run), f"job {run.id}"))
 
     def call(self, id: str) -> None:
         """Note that it may be the job's turn at the next `fill_slots`."""

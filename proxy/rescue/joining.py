@@ -74,8 +74,8 @@ class Joining:
         self._ttl = ttl
         self._now = now
         self._held_fields = held_fields
-        self._identities = Identities(jobs, access, spawn=runner.spawn, now=now)
-        self._joins = Joins(jobs, spawn=runner.record, now=now)
+        self._identities = Identities(jobs, access, spawn=runner.tasks.spawn, now=now)
+        self._joins = Joins(jobs, spawn=runner.tasks.record, now=now)
         self._locks: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def job(self, call: Call) -> tuple[Job, bool]:
@@ -212,7 +212,9 @@ class Joining:
         self._held_fields.take(run, job.sealed, accepted=job.accepted)
         turn.enter_context(call.memory.held())
         try:
-            stored = await self._runner.undivided(self._submit(call, job, run, turn.pop_all()))
+            stored = await self._runner.tasks.undivided(
+                self._submit(call, job, run, turn.pop_all())
+            )
         except Problem:
             # another replica may have just started the one that took the last place
             found = await self._find(owners, call.export.fingerprint)

@@ -97,7 +97,7 @@ def rescuer(
     begins to connect to VB365, `tracing` makes spans, `now` returns Unix seconds.
     """
     deliveries = RescueDeliveries(
-        stores.jobs, spawn=runner.record, note=note, counts=served, now=now
+        stores.jobs, spawn=runner.tasks.record, note=note, counts=served, now=now
     )
     joining = Joining(
         jobs=stores.jobs,

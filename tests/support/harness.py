@@ -328,7 +328,7 @@ class FakeWorld:
     async def quiet(self) -> None:
         """Return when nothing is left to do but the watch over free space."""
         async with asyncio.timeout(20):
-            while self.runner._runs or len(self.runner._tasks) > 1:  # noqa: ASYNC110
+            while self.runner._runs or len(self.runner.tasks) > 1:  # noqa: ASYNC110
                 await asyncio.sleep(0)
 
     async def finished(self, job_id: str) -> Job:
