@@ -72,6 +72,9 @@ class Run:
         self.borrowed = False
         #: Its job was suspended before.
         self.resumed = False
+        #: Seconds that its job may wait for a slot for the requests of a rescued export; None while
+        #: none of them has joined.
+        self.patience: float | None = None
         #: VB365 has accepted the caller, as far as is known (`Job.accepted`).
         self.accepted = True
         #: It has waited for a slot, so its token may have expired meanwhile.

@@ -342,6 +342,7 @@ class Runner:
         run.queued = run.work is Work.QUEUED
         if run.queued:
             run.unprepare()
+            self.withdrawal.queued(run)
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:

@@ -52,9 +52,14 @@ class Withdrawal:
         return id in self._removing
 
     def later(self, run: Run, seconds: float) -> None:
-        """Withdraw the run's job unless it has a slot by then. Does nothing before it is stored."""
-        if run.stored and run.work is Work.QUEUED:
-            self._tasks.spawn(self._withdraw(run, seconds))
+        """Withdraw the run's job unless it has a slot by then, or so long after it is queued."""
+        run.patience = seconds
+        self.queued(run)
+
+    def queued(self, run: Run) -> None:
+        """Begin to wait if the job is stored and waits for a slot, and a request waits for it."""
+        if run.waits and run.patience is not None:
+            self._tasks.spawn(self._withdraw(run, run.patience))
 
     async def _withdraw(self, run: Run, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -166,14 +166,18 @@ class Joining:
         unless the caller may see it.
         """
         await self._check(call, job)
-        if offer(job, now=self._now(), ttl=self._ttl) is Offer.RESUME:
-            borrowed = not await self._access.owns(call.credentials, job)
-            await self._runner.resume(job, call.fields, borrowed=borrowed)
-        # also a job that waits since before: its first client may have left, or it was resumed
-        # with sealed credentials
-        run = self._runner.run_of(job.id)
-        if run is not None:
-            self._runner.withdrawal.later(run, self._grace)
+        suspended = offer(job, now=self._now(), ttl=self._ttl) is Offer.RESUME
+        borrowed = suspended and not await self._access.owns(call.credentials, job)
+        try:
+            if suspended:
+                await self._runner.resume(job, call.fields, borrowed=borrowed)
+        finally:
+            # also one that is queued although its client leaves now, or the store did not confirm
+            # it, and one that waits since before: its first client may have left, or it was resumed
+            # with sealed credentials
+            run = self._runner.run_of(job.id)
+            if run is not None:
+                self._runner.withdrawal.later(run, self._grace)
 
     async def _check(self, call: Call, job: Job) -> None:
         """Raise `Problem` unless the caller may see the job now (CONTRACT §9)."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.core.job import Job
+from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.contract.conftest import MakeRescue, RescueStage
 from tests.contract.test_3_leaving import Gate
@@ -186,25 +187,60 @@ async def test_14_an_export_whose_client_leaves_while_it_is_stored_leaves_the_qu
     slow.finish()
 
 
-async def test_14_no_request_waits_in_the_queue_with_an_export_that_was_resumed_there(
-    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """§14: whatever became of the request that resumed it."""
-    slow, other = Slow(), Slow()
-    stage = await make_rescue(slow, other, whole, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="10ms")
+async def suspended(make_rescue: MakeRescue, *slow: Slow) -> RescueStage:
+    """A proxy with a suspended export, whose only slot another one has."""
+    stage = await make_rescue(*slow, whole, EXPORTS__MAX_RUNNING="1", EXPORTS__GRACE="10ms")
     await stage.leave()
     await stage.restart()
     occupying = await stage.send(body=b"another")
     await eventually(lambda: len(stage.upstream.posts) == 2)
     occupying.reset()
+    return stage
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before that is recorded", "afterwards"])
+async def test_14_no_request_waits_in_the_queue_with_an_export_that_was_resumed_there(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch, early: bool
+) -> None:
+    """§14: whatever became of the request that resumed it, and whenever the next one joins."""
+    slow, other = Slow(), Slow()
+    stage = await suspended(make_rescue, slow, other)
     gate = Gate(monkeypatch, "replace")
     peer = await stage.send()
-    async with asyncio.timeout(20):
-        await gate.entered.wait()
-        peer.reset()
-        await stage.jobs()
-        gate.opened.set()
+    with logged() as log:
+        async with asyncio.timeout(20):
+            await gate.entered.wait()
+            retry = asyncio.create_task(relayed(stage)) if early else None
+            if early:
+                await eventually(lambda: bool(log.named("job.joined")))
+            peer.reset()
+            await stage.jobs()
+            gate.opened.set()
+            assert (await (retry or relayed(stage))).body == CONTENT
+    slow.finish()
+    other.finish()
+
+
+async def test_14_an_export_whose_resume_the_store_does_not_confirm_leaves_the_queue(
+    make_rescue: MakeRescue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§14: its request is relayed, so nobody waits for it; the next one resumes it."""
+    slow, other = Slow(), Slow()
+    stage = await suspended(make_rescue, slow, other)
+    replace, unconfirmed = DiskJobs.replace, [True]
+
+    async def replacing(jobs: DiskJobs, old: Job, new: Job) -> bool:
+        replaced = await replace(jobs, old, new)
+        if unconfirmed:
+            unconfirmed.clear()
+            raise StoreUnavailable("no reply")
+        return replaced
+
+    monkeypatch.setattr(DiskJobs, "replace", replacing)
+    with logged() as log:
         assert (await relayed(stage)).body == CONTENT
+        await eventually(lambda: bool(log.named("job.suspended")))
+    assert [job["phase"] for job in await stage.jobs()] == ["Generating", "Suspended"]
     slow.finish()
     other.finish()
 
