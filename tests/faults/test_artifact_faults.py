@@ -10,8 +10,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -171,6 +173,51 @@ async def test_a_file_that_cannot_be_discarded_is_counted_until_it_is_removed(
         await again.write(b"12")
         assert await store.used() == 2
         await again.discard()
+    assert await store.used() == 0
+    await store.close()
+
+
+@pytest.mark.parametrize("end", ["keep", "discard"])
+@pytest.mark.parametrize("at", [1, 2])
+async def test_a_file_that_ends_without_memory_is_not_left_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, at: int
+) -> None:
+    """§10: its job is resumed. The descriptor is closed, but not while a thread syncs the file."""
+    before = await asyncio.to_thread(os.listdir, "/proc/self/fd")
+    store = await FileArtifacts.at(tmp_path)
+    syncing, gate, sync_early = asyncio.Event(), threading.Event(), Spool.sync_early
+    loop, was_open = asyncio.get_running_loop(), list[bool]()
+
+    def sync(file: Spool) -> None:
+        loop.call_soon_threadsafe(syncing.set)
+        gate.wait(30)
+        was_open.append(file._descriptor >= 0)
+        sync_early(file)
+
+    monkeypatch.setattr(Spool, "sync_early", sync)
+    job, partial = await begun(store, b"x" * (17 * MIB))
+    await syncing.wait()
+    await partial.write(b"12345")
+    begin, calls = store.begin, count(1)
+
+    def lacking(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == at:
+            raise MemoryError
+        return begin(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "begin", lacking)
+        loop.call_later(0.1, gate.set)
+        with suppress(MemoryError):
+            await getattr(partial, end)()
+    assert was_open == [True]
+    assert len(await asyncio.to_thread(os.listdir, "/proc/self/fd")) == len(before)
+    if end == "keep":
+        resumed = await store.resume(job)
+        assert resumed is not None
+        assert resumed.offset == 17 * MIB + (5 if at == 2 else 0)
+        await resumed.discard()
+    await store.remove(job)
     assert await store.used() == 0
     await store.close()
 

@@ -28,6 +28,7 @@ from proxy.stores.object_artifacts import partial as partial_
 from proxy.stores.object_artifacts.bucket import Bucket
 from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
+from proxy.stores.object_artifacts.partial import ObjectPartial
 from proxy.stores.object_artifacts.store import ObjectArtifacts
 from tests.faults.object_child import PATTERN
 from tests.support.artifacts import new_id, note
@@ -468,6 +469,28 @@ async def test_a_file_that_cannot_be_discarded_is_counted_until_it_is_removed(
         await again.discard()
     assert await store.used() == 0
     assert not await store.bucket.sizes(Place(job).job)
+
+
+async def test_a_file_that_is_kept_without_memory_can_be_resumed(
+    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§10: nobody writes it any more, whatever could not be stored."""
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(b"12345")
+
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ObjectPartial, "_begin", fail)
+        with pytest.raises(MemoryError):
+            await partial.keep()
+    resumed = await store.resume(job)
+    assert resumed is not None
+    assert resumed.offset == 0
+    await resumed.discard()
+    assert await store.used() == 0
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[]", b'{"size": 1}', b"\xff"])

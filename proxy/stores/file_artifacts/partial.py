@@ -179,8 +179,11 @@ class FilePartial:
     async def _quiet(self) -> None:
         """As `_settle`, and wait until no thread uses the file."""
         await self._settle()
-        if self._syncing is not None:
-            await asyncio.wait([self._syncing])
+        await self._unused()
+
+    async def _unused(self) -> None:
+        while using := [each for each in (self._appending, self._syncing) if each is not None]:
+            await asyncio.wait(using)
 
     async def _settle(self) -> None:
         """Wait until everything gathered is written or has failed."""
@@ -227,13 +230,13 @@ class FilePartial:
         await self._state.keep(self._keep)
 
     async def _keep(self) -> None:
-        await self._quiet()
         kept = True
         try:
+            await self._quiet()
             if not self._committed:
                 kept = await self._store.exclusively(self.id, self._keep_own)
         finally:
-            self._end(kept=kept)
+            await self._end(kept=kept)
 
     def _keep_own(self) -> bool:
         """Keep the file, or remove what is left of it if a writer with a greater fence has taken it
@@ -256,18 +259,21 @@ class FilePartial:
 
     async def _discard(self) -> None:
         self._batch, self._gathered, self._waiting = [], [], 0
-        await self._quiet()
         kept = True  # a file that cannot be removed now takes space until it is
         try:
+            await self._quiet()
             if self._committed:
                 await self._store.exclusively(self.id, partial(files.remove, self.places))
             else:
                 await self._store.exclusively(self.id, self._spool.discard)
             kept = False
         finally:
-            self._end(kept=kept)
+            await self._end(kept=kept)
 
-    def _end(self, *, kept: bool) -> None:
+    async def _end(self, *, kept: bool) -> None:
+        """End also without memory for a thread: nobody could resume a file that stays locked."""
+        await self._unused()
+        self._spool.close()  # mostly a thread has done that
         kind = "file" if self._committed else "partial"
         self._state.end(committed=False)
         self._offset = self._spool.length

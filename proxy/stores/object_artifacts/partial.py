@@ -255,9 +255,9 @@ class ObjectPartial:
         await self._state.keep(self._keep)
 
     async def _keep(self) -> None:
-        if self._state.failure is None:
-            self._seal()
         try:
+            if self._state.failure is None:
+                self._seal()
             await self._settle()
             if await self._is_superseded():
                 await self._clear()
