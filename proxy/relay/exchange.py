@@ -167,9 +167,7 @@ class Exchange(WaitingBody):
     def release(self) -> None:
         """Read the request's body again, whatever held it."""
         if self._held:
-            self._held = _NOTHING_HELD
-            self._taken()
-            self._client.unhold()
+            self._unhold(self._held)
 
     def end(self) -> None:
         """Note that the request is complete."""
@@ -230,6 +228,8 @@ class Exchange(WaitingBody):
         self._connection = connection
         self._phase = _WAITING
         message = self._message
+        if not connection.used:  # the request is not sent again
+            self._message = b""
         try:
             if self._early:
                 message = b"".join((message, *self._early))

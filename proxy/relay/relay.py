@@ -26,6 +26,7 @@ class Relay:
             # the absolute form would name the host that the client wrote
             target = origin_form(head.method, target)
         message = request_bytes(head, target, host=host, forwarding=forwarding)
+        head.kept = b""  # the message has them: only `block` counts in the budget for heads
         exchange = Exchange(self.pool, client, head, message, whole=whole)
         private, client.private = client.private, None
         connection = self.pool.take(head, private if isinstance(private, Connection) else None)

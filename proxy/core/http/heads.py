@@ -109,7 +109,7 @@ class _Lines:
         return values_of(self.fields, name)
 
 
-@dataclass(slots=True)  # nothing changes one; a frozen one takes three times as long to make
+@dataclass(slots=True)  # a frozen one takes three times as long to make
 class Head(_Lines):
     """A request's head. `minor` is the HTTP/1 minor version, `length` the body's length for
     `Framing.LENGTH`.
@@ -117,8 +117,8 @@ class Head(_Lines):
     `block` holds the raw field lines; `kept` the end-to-end ones (the names that Connection lists
     may take twenty times their length in memory, and are not kept); `host` the Host value;
     `upgrade` the value of an Upgrade that Connection announces; `binds` is True if a field
-    authenticates the connection (NTLM, Negotiate), `names_id` if it has an X-Request-Id. `id` is
-    the request's id once somebody has asked for it.
+    authenticates the connection (NTLM, Negotiate), `names_id` if it has an X-Request-Id. Only `id`
+    changes, the request's id once somebody has asked for it, and `kept`, empty once it is relayed.
     """
 
     method: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -15,8 +16,8 @@ from proxy.relay.relay import Relay
 from proxy.upstream.pool import Pool
 from tests.support.wire import LIMIT, eventually
 
-GET = parse_request(b"GET /v8/x?secret=1 HTTP/1.1\r\nHost: h\r\n\r\n")
-POST = parse_request(b"POST /v8/x?secret=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n")
+GET = b"GET /v8/x?secret=1 HTTP/1.1\r\nHost: h\r\n\r\n"
+POST = b"POST /v8/x?secret=1 HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n"
 
 
 class Written:
@@ -94,7 +95,7 @@ def shown(exchange: Exchange) -> str:
 
 
 async def test_an_exchange_shows_each_phase() -> None:
-    async with started(POST, whole=False) as (exchange, client, listener):
+    async with started(parse_request(POST), whole=False) as (exchange, client, listener):
         assert repr(exchange) == "<Exchange POST /v8/x dialling>"
         exchange.feed(b"ab")
         assert (shown(exchange), client.held, exchange.begun) == (
@@ -121,7 +122,7 @@ async def test_an_exchange_shows_each_phase() -> None:
 
 
 async def test_a_body_is_read_again_when_no_reason_to_hold_it_is_left() -> None:
-    async with started(POST, whole=False) as (exchange, client, listener):
+    async with started(parse_request(POST), whole=False) as (exchange, client, listener):
         with await accepted(listener) as peer:
             await eventually(lambda: shown(exchange) == "waiting for VB365")
             peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -137,23 +138,44 @@ async def test_a_body_is_read_again_when_no_reason_to_hold_it_is_left() -> None:
 
 
 async def test_every_failure_and_a_client_that_leaves_end_an_exchange() -> None:
-    async with started(GET, whole=True) as (exchange, client, listener):
+    async with started(parse_request(GET), whole=True) as (exchange, client, listener):
         (await accepted(listener)).close()
         await eventually(lambda: shown(exchange) == "ended")
         assert client.ends == ["problem"]
-    async with started(GET, whole=True) as (exchange, client, listener):
+    async with started(parse_request(GET), whole=True) as (exchange, client, listener):
         with await accepted(listener) as peer:
             peer.send(b"no HTTP\r\n\r\n")
             await eventually(lambda: shown(exchange) == "ended")
             assert client.ends == ["problem"]
-    async with started(GET, whole=True) as (exchange, client, listener):
+    async with started(parse_request(GET), whole=True) as (exchange, client, listener):
         with await accepted(listener) as peer:
             peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
             await eventually(lambda: shown(exchange) == "responding 200")
         await eventually(lambda: shown(exchange) == "ended 200")
         assert client.ends == ["broken"]
-    async with started(GET, whole=True) as (exchange, client, listener):
+    async with started(parse_request(GET), whole=True) as (exchange, client, listener):
         listener.close()
         await eventually(lambda: shown(exchange) != "dialling")
         exchange.client_left()
         assert shown(exchange) == "ended"
+
+
+async def test_12_a_request_whose_response_is_awaited_takes_the_memory_that_counts() -> None:
+    """The budget for the heads of all clients counts the field lines once."""
+    lines = b"".join(b"X-%d: %b\r\n" % (line, b"x" * 60_000) for line in range(4))
+    piece = bytearray(1 << 16)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        raw = b"GET /v8/x HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\n" + lines + b"\r\n"
+        head, size = parse_request(raw), len(raw)
+        del raw
+        async with started(head, whole=True) as (exchange, _, listener):
+            with await accepted(listener) as peer:
+                got = 0
+                while got < size - len(b"Connection: keep-alive\r\n"):
+                    got += await asyncio.get_running_loop().sock_recv_into(peer, piece)
+                await eventually(lambda: shown(exchange) == "waiting for VB365")
+                assert tracemalloc.get_traced_memory()[0] - before < 1.5 * size
+    finally:
+        tracemalloc.stop()
