@@ -4,9 +4,12 @@ an editor or a download delays the change, and nothing is lost.
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -100,6 +103,43 @@ async def test_a_commit_that_a_scanner_delays_may_be_repeated(tmp_path: Path) ->
         assert await store.get(job) is None
     artifact = await partial.commit(5, note)
     assert await store.get(job) == artifact
+    await store.close()
+
+
+@pytest.mark.parametrize("then", ["commit", "discard", "keep"])
+async def test_a_commit_whose_file_cannot_be_opened_again_may_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """A scanner that shares its file with nobody. The renaming needs it closed."""
+    store = await FileArtifacts.at(tmp_path)
+    job, partial = await on_disk(store)
+    path = partial_file(tmp_path)
+
+    def refuse(function: Callable[..., Any]) -> Callable[..., Any]:
+        def refused(named: Any, *others: Any) -> Any:
+            if Path(named) == path:
+                raise PermissionError(errno.EACCES, "The file is in use")
+            return function(named, *others)
+
+        return refused
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse(Path.replace))
+        patch.setattr(os, "open", refuse(os.open))
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await partial.commit(5, note)
+    if then == "commit":
+        artifact = await partial.commit(5, note)
+        assert await store.get(job) == artifact
+    elif then == "discard":
+        await partial.discard()
+        assert not path.exists()
+    else:
+        await partial.keep()
+        resumed = await store.resume(job)
+        assert resumed is not None
+        assert resumed.offset == 5
     await store.close()
 
 

@@ -199,6 +199,7 @@ class Spool:
         with disk_errors(places.file, storing=True):
             self._drop_torn()
             self._withdraw()
+            self._reopen()
             self._check(artifact.size)
             self._sync(artifact.size)
             self._verify()
@@ -210,23 +211,18 @@ class Spool:
         self.close()
 
     def _check(self, size: int) -> None:
+        if not self._is_at(self._places.partial):
+            raise PartialLost(f"{self._places.partial} was removed or replaced")
         stored = os.fstat(self._descriptor).st_size
         if not stored == self.length == size:
             raise LengthMismatch(f"{self._places.partial} holds {stored} bytes, not {size}")
-        if not self._is_at(self._places.partial):
-            raise PartialLost(f"{self._places.partial} was removed or replaced")
 
     def _publish(self) -> None:
         """Rename the file, which makes it visible. Undone if that cannot be made durable."""
         places = self._places
         if sys.platform == "win32":
             self.close()  # an open file cannot be renamed there
-        try:
-            places.partial.replace(places.file)
-        except OSError:
-            if sys.platform == "win32":
-                self._descriptor = os.open(places.partial, _FLAGS)
-            raise
+        places.partial.replace(places.file)
         if self._durable:
             try:
                 sync_directory(places.directory)
@@ -238,6 +234,13 @@ class Spool:
         """Undo a rename that could not be undone before."""
         if self._is_at(self._places.file) and not self._places.partial.exists():
             self._places.file.replace(self._places.partial)
+
+    def _reopen(self) -> None:
+        """Open the file again if a commit that failed has closed it. Until then that may fail too,
+        for as long as a virus scanner has it.
+        """
+        if self._descriptor < 0 and self._is_at(self._places.partial):
+            self._descriptor = os.open(self._places.partial, _FLAGS)
 
     def _is_at(self, path: Path) -> bool:
         try:
@@ -267,8 +270,6 @@ class Spool:
 
     def discard(self) -> None:
         """Remove the file, unless its path names another one meanwhile."""
-        if self._descriptor < 0:
-            return
         with disk_errors(self._places.partial):
             try:
                 mine = self._is_at(self._places.partial)
