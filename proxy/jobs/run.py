@@ -3,9 +3,10 @@
 Theory of operation. A run goes through these phases, in this order:
 
     QUEUED     it waits for a slot; there is no task. A cancel takes it out of the queue.
-    STARTING   its task exists and has not run yet, or waits for `release`. It must not be
-               cancelled: a task that is cancelled before its first step runs none of its
-               clean-up. It reads the record first, and finds the cancel there.
+    STARTING   its task has not run yet, or waits for `release`. It must not be cancelled: a
+               task that is cancelled before its first step runs none of its clean-up. It
+               reads the record first, and finds the cancel there. If there was no memory for
+               the task, there is none yet.
     DRIVING    the transfer runs. A cancel interrupts it.
     SETTLING   the outcome is being recorded. Nothing interrupts that. A cancel sets `woken`,
                so that the record is read once more afterwards.
@@ -99,6 +100,11 @@ class Run:
         return self.stored and self.work is Work.QUEUED
 
     @property
+    def taskless(self) -> bool:
+        """Whether it has a slot, and there was no memory for its task."""
+        return self.work is Work.STARTING and self.task is None
+
+    @property
     def refusal(self) -> WholeResponse | Problem | None:
         """What a client gets for an export that VB365 refused, or did not answer."""
         if self.rejection is not None and self.rejection.complete:
@@ -116,11 +122,6 @@ class Run:
         prepared, self.prepared = self.prepared, None
         if prepared is not None:
             prepared.close()
-
-    def begin(self, task: asyncio.Task[None]) -> None:
-        """Record the task that drives the job, which now has a slot."""
-        self.task = task
-        self.work = Work.STARTING
 
     def hold(self) -> None:
         """Let the run start only after `release`, which must follow, whatever happens: the response

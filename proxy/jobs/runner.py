@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 
 import structlog
@@ -346,7 +346,10 @@ class Runner:
             events.queued(job, running=self.running, waiting=self.queued)
 
     def _begin(self, run: Run) -> None:
-        run.begin(self.tasks.spawn(self._drive(run), f"job {run.id}"))
+        """Start the run, which has a slot. Without memory for its task, a later tick starts it."""
+        run.work = Work.STARTING
+        with suppress(MemoryError):
+            run.task = self.tasks.spawn(self._drive(run), f"job {run.id}")
 
     def call(self, id: str) -> None:
         """Note that it may be the job's turn at the next `fill_slots`."""
@@ -374,10 +377,14 @@ class Runner:
             await self._queue.fill()
 
     async def _tick(self) -> None:
-        """Measure the free space while jobs run, and free the slots whose hold is over."""
+        """Measure the free space while jobs run, free the slots whose hold is over, and start the
+        runs for which there was no memory.
+        """
         while True:
             await asyncio.sleep(_TICK)
             try:
+                for run in [each for each in self._runs.values() if each.taskless]:
+                    self._begin(run)
                 await self._queue.fill()
                 if self.running:
                     await self._space.measure()

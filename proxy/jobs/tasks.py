@@ -39,14 +39,23 @@ class Tasks:
     def spawn(
         self, work: Coroutine[None, None, None], name: str | None = None
     ) -> asyncio.Task[None]:
-        """Run `work` in the background. A failure is logged.
+        """Run `work` in the background. A failure is logged. If there is no memory for the task,
+        nothing of `work` runs.
 
         Its log lines do not have the request id of the call that it happens to start in.
         """
-        task = asyncio.create_task(work, name=name, context=Context())
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        task.add_done_callback(_log_failure)
+        task = None
+        try:
+            task = asyncio.create_task(work, name=name, context=Context())
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            task.add_done_callback(_log_failure)
+        except MemoryError:
+            if task is None:
+                work.close()
+            else:
+                task.cancel()  # before its first step
+            raise
         return task
 
     def record(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:

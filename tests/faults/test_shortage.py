@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from proxy.ports import (
 )
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.support.harness import CONTENT, PIECE, FakeWorld, Steps, new_world
+from tests.support.harness import CONTENT, LIMITS, PIECE, FakeWorld, Steps, new_world
 from tests.unit.upstream.test_shortage import no_descriptors
 
 AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open files")]
@@ -147,6 +148,34 @@ async def test_a_lack_of_memory_at_any_step_of_a_record_loses_no_job() -> None:
         finally:
             await world.runner.stop()
     assert step > 15
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a wait"])
+async def test_a_lack_of_memory_for_the_task_of_an_export_costs_no_slot(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It starts a little later, with the slot that it has got."""
+    create_task, failed = asyncio.create_task, list[str]()
+
+    def create(work: Any, *, name: str | None = None, **more: Any) -> asyncio.Task[Any]:
+        if name is not None and name.startswith("job ") and not failed:
+            failed.append(name)
+            raise MemoryError
+        return create_task(work, name=name, **more)
+
+    async with new_world(limits=replace(LIMITS, max_running=1)) as world:
+        first = None
+        if waits:
+            world.upstream.gate.clear()
+            first, _ = await world.submit()
+        monkeypatch.setattr(asyncio, "create_task", create)
+        job_id, _ = await world.submit()
+        world.upstream.gate.set()
+        for each in filter(None, [first, job_id]):
+            assert (await world.finished(each)).status is Status.SUCCESS
+        assert failed == [f"job {job_id}"]
+        await world.quiet()
+        assert world.runner.running == world.runner.queued == 0
 
 
 @pytest.mark.parametrize("method", ["create", "write", "commit"])

@@ -46,3 +46,33 @@ async def test_a_change_that_fails_after_its_caller_has_left_is_logged_once(
         await asyncio.sleep(0)
     assert [line["log_level"] for line in logs] == [level]
     assert reported == []
+
+
+class Full(set[Any]):
+    """There is no memory for another element."""
+
+    def add(self, element: Any) -> None:
+        raise MemoryError
+
+
+@pytest.mark.parametrize("created", [True, False])
+async def test_work_for_whose_task_there_is_no_memory_does_not_run(
+    created: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its caller may begin it again."""
+    tasks, ran = Tasks(), list[int]()
+
+    async def work() -> None:
+        ran.append(1)
+
+    def create(*args: Any, **more: Any) -> None:
+        raise MemoryError
+
+    if created:
+        monkeypatch.setattr(tasks, "_running", Full())
+    else:
+        monkeypatch.setattr(asyncio, "create_task", create)
+    with pytest.raises(MemoryError):
+        tasks.spawn(work())
+    await asyncio.sleep(0)
+    assert not ran
