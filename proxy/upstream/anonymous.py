@@ -31,20 +31,23 @@ class AnonymousCheck:
 
     def __init__(self, questions: Questions) -> None:
         self._questions = questions
-        #: Whether the check has succeeded the last time that VB365 responded.
-        self.succeeds = False
+        #: Whether the check has succeeded the last time that VB365 responded, None before that.
+        self.succeeds: bool | None = None
 
     async def run(self, target: str) -> bool:
-        """Send the check to `target`, and report whether it succeeds; if VB365 does not respond,
-        whether it did the last time.
+        """Send the check to `target`, and report whether VB365's responses until now prove nothing:
+        it succeeds, did so the last time, or never had a response. If VB365 does not respond,
+        nothing has changed.
         """
+        before = self.succeeds
         try:
             status = await self._questions.status(target, _NOBODY, standing=Standing.KNOWN)
         except Problem:
-            return self.succeeds
-        if status not in UNDECIDED:
-            self._store(is_success(status))
-        return self.succeeds
+            return before is True
+        if status in UNDECIDED:
+            return before is True
+        self._store(is_success(status))
+        return before is not False or self.succeeds is True
 
     def _store(self, success: bool) -> None:
         before, self.succeeds = self.succeeds, success

@@ -99,6 +99,15 @@ class Checks:
         """The target of the identity check in the version that is tried first."""
         return _identity_target(self._versions()[0])
 
+    def forget(self) -> None:
+        """Drop what responses have shown until now, also those that are still to come: whoever
+        waits for one waits for another.
+        """
+        self._questions.repeat()
+        self._identities.clear()
+        self._decisions.clear()
+        self._served = None
+
     def _versions(self, first: str | None = None) -> list[str]:
         """Return the API versions to try, in order, `first` only if it is one of `_VERSIONS`: the
         caller can write anything into its URLs.

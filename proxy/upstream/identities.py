@@ -12,7 +12,7 @@ class Identities:
     """The callers whose credentials VB365 has accepted since the start.
 
     The entries do not expire: that VB365 once accepted a token stays true, and it grants no
-    permission.
+    permission. They are dropped if it was not VB365 that accepted it, but a server in front of it.
     """
 
     def __init__(self, hashes: OwnerHashes, anonymous: AnonymousCheck) -> None:
@@ -56,5 +56,6 @@ class Identities:
         return True
 
     def clear(self) -> None:
-        """Drop the claims of tokens."""
+        """Drop everything."""
         self._identities.clear()
+        self._known.clear()

@@ -22,8 +22,9 @@ class _Question:
     #: way of its traceback and this, until the garbage collector runs.
     task: asyncio.Task[int | None]
 
-    def __init__(self, standing: Standing) -> None:
+    def __init__(self, standing: Standing, generation: int) -> None:
         self.standing = standing
+        self.generation = generation
         self.sent = False
         self.waiting = 0
 
@@ -32,11 +33,13 @@ class _Question:
         """Whether it is not sent because nobody waits for it any more."""
         return not (self.sent or self.waiting)
 
-    def serves(self, standing: Standing) -> bool:
+    def serves(self, standing: Standing, generation: int) -> bool:
         """Whether an equal question can wait for its response. If VB365 has accepted the
         credentials since this one began to wait, it would wait longer than its own turn takes.
         """
-        return self.sent or (self.waiting > 0 and self.standing >= standing)
+        return self.generation == generation and (
+            self.sent or (self.waiting > 0 and self.standing >= standing)
+        )
 
 
 #: VB365's statuses by credentials and target, shared by the checks of one request. Denials are
@@ -54,6 +57,11 @@ class Questions:
         self._timeout = timeout
         self._turns = turns
         self._pending: Statuses = {}
+        self._generation = 0
+
+    def repeat(self) -> None:
+        """Let no response count to a question that was asked before: it is asked again."""
+        self._generation += 1
 
     async def status(
         self,
@@ -70,12 +78,19 @@ class Questions:
         was sent is not: VB365 may work on, and clients that leave must not multiply its load.
         """
         key = (credentials, target)
-        question = (statuses or {}).get(key) or self._pending.get(key)
-        if question is None or not question.serves(standing):
-            question = self._pending[key] = _Question(standing)
-            question.task = asyncio.create_task(self._get(key, question))
-        if statuses is not None:
-            statuses[key] = question
+        while True:
+            question = (statuses or {}).get(key) or self._pending.get(key)
+            if question is None or not question.serves(standing, self._generation):
+                question = self._pending[key] = _Question(standing, self._generation)
+                question.task = asyncio.create_task(self._get(key, question))
+            if statuses is not None:
+                statuses[key] = question
+            status = await self._response(question)
+            if question.generation == self._generation:
+                return status
+
+    async def _response(self, question: _Question) -> int:
+        """Return VB365's status. Raises `Problem` 503."""
         question.waiting += 1
         try:
             status = await asyncio.shield(question.task)

@@ -28,9 +28,9 @@ async def turns() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(access_module, "_ANONYMOUS_START", 0)
+def _no_pauses(anonymous_check: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_module, "_ANONYMOUS_INTERVAL", 0)
+    monkeypatch.setattr(access_module, "_ANONYMOUS_RETRY", 0)
 
 
 @contextlib.asynccontextmanager
@@ -86,6 +86,76 @@ async def test_what_was_learnt_before_is_dropped() -> None:
         await turns()
         assert await access.learn(ALICE) is True
         assert await access.learn(forged) is False
+
+
+async def test_what_was_learnt_while_anybody_was_accepted_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§2: also whom VB365 seems to know, and the permissions of a moment ago."""
+    access, vb365, _ = make(lambda *_: 200)
+    forged = credentials("Bearer forged")
+    hers = job("alice")
+    vb365.anonymous = 200
+    monkeypatch.setattr(access_module, "_ANONYMOUS_INTERVAL", 0.02)
+    async with watched(access):
+        await access.check(forged, hers)
+        assert access.knows(forged.fields)
+        assert access.allows(forged, hers)
+        vb365.anonymous, vb365.decide = 401, lambda *_: 401
+        await asyncio.sleep(0.05)
+        assert not access.knows(forged.fields)
+        assert not access.allows(forged, hers)
+
+
+async def test_a_response_from_while_anybody_was_accepted_confirms_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§2: it may arrive after the check has failed; VB365 is asked again."""
+    access, vb365, _ = make(lambda *_: 200)
+    send, gate = vb365.send, asyncio.Event()
+
+    async def delay(method: bytes, target: bytes, fields: Fields, **times: Any) -> Scripted:
+        response = await send(method, target, fields, **times)
+        if fields:
+            await gate.wait()
+        return response
+
+    monkeypatch.setattr(vb365, "send", delay)
+    vb365.anonymous = 200
+    async with watched(access), asyncio.TaskGroup() as group:
+        forged = credentials("Bearer forged")
+        seen = group.create_task(access.unknown(forged, "S1"))
+        await turns()
+        vb365.anonymous, vb365.decide = 401, lambda *_: 401
+        await turns()
+        assert access.note is None
+        gate.set()
+        assert (await seen).status == 401
+    assert not access.knows(forged.fields)
+
+
+async def test_what_was_learnt_before_the_first_check_is_dropped() -> None:
+    """§2: while VB365 does not respond to it, nothing shows that a success proves anything."""
+    access, vb365, _ = make(lambda *_: 200)
+    vb365.anonymous = None
+    forged = credentials(jwt("alice", "forged"))
+    async with watched(access):
+        assert await access.learn(forged) is True
+        vb365.anonymous, vb365.decide = 401, lambda *_: 401
+        await turns()
+        assert not access.knows(forged.fields)
+        assert access.owners(forged) == access.hashes(forged)
+
+
+async def test_what_was_learnt_between_two_checks_that_fail_is_kept() -> None:
+    """§9: VB365 is not asked about each caller every minute."""
+    access, vb365, _ = make(lambda *_: 200)
+    async with watched(access):
+        assert await access.learn(ALICE) is True
+        await turns()
+        assert access.owners(ALICE)[0] == access.claimed(ALICE)
+        assert await access.learn(ALICE) is True
+    assert len(vb365.requests) == 1
 
 
 @pytest.mark.parametrize("anonymous", [400, 401, 403, 404, 302, 429, 500, 503, None])
