@@ -14,6 +14,7 @@ from proxy.client.files import PartialFile
 from proxy.client.job import decode_digest
 from proxy.client.proxy import BUSY, TRIES, Proxy, backoff
 from proxy.client.wire import error_from, read_whole
+from proxy.core.http.validators import strong
 from proxy.core.outcome import codings
 
 #: Called with the number of downloaded bytes and the size of the file.
@@ -164,7 +165,7 @@ async def _receive(
 
 
 def _strong_etag(etag: str | None) -> str | None:
-    return etag if etag and etag.startswith('"') else None
+    return etag if etag and strong(etag.encode("utf-8", "surrogateescape")) else None
 
 
 def _repr_digest(value: str) -> bytes | None:

@@ -55,6 +55,7 @@ def sent(world: World, number: int) -> dict[bytes, bytes]:
 OTHERS: dict[str, tuple[Fault, Fault]] = {
     "no etag": ({}, {}),
     "weak etag": ({"etag": 'W/"a"'}, {"etag": 'W/"a"'}),
+    "empty etag": ({"etag": '""'}, {"etag": '""'}),
     "no etag at all": ({"etag": "a"}, {"etag": "a"}),
     "etag vanishes": ({"etag": '"a"'}, {}),
     "etag becomes weak": ({"etag": '"a"'}, {"etag": 'W/"a"'}),
@@ -97,7 +98,7 @@ async def test_another_generation_is_never_joined_to_the_first(world: World, nam
 DIFFERENT = [
     name
     for name in OTHERS
-    if name not in ("no etag", "weak etag", "no etag at all", "etag appears")
+    if name not in ("no etag", "weak etag", "empty etag", "no etag at all", "etag appears")
 ]
 
 
@@ -145,7 +146,7 @@ async def test_with_a_strong_etag_the_rest_is_requested(world: World) -> None:
     ("cut", "start"),
     [(CUT, CUT - OVERLAP), (OVERLAP, 0), (OVERLAP - 1, (OVERLAP - 1) // 2), (1001, 500), (5, 2)],
 )
-@pytest.mark.parametrize("etag", [None, 'W/"a"'])
+@pytest.mark.parametrize("etag", [None, 'W/"a"', '""'])
 async def test_without_a_strong_etag_an_overlap_is_requested(
     world: World, cut: int, start: int, etag: str | None
 ) -> None:

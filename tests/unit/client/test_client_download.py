@@ -38,6 +38,18 @@ def test_a_broken_download_continues_where_it_broke(run: Any, fake: FakeProxy, h
     assert rest == [(f"bytes={offset}-", '"e1"') for offset in (300_000, 300_000, 700_000)]
 
 
+@pytest.mark.parametrize("etag", ['""', 'W/"e1"'])
+def test_an_etag_that_proves_nothing_is_no_condition_of_the_rest(
+    run: Any, fake: FakeProxy, here: Path, etag: str
+) -> None:
+    """§6: an If-Range with it would get the whole file again. The digest proves that it fits."""
+    fake.fields, fake.cuts = {"ETag": etag}, [300_000]
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+    fields, _ = fake.calls("/result")[-1]
+    assert (fields["Range"], fields.get("If-Range")) == ("bytes=300000-", None)
+
+
 def test_a_download_without_ranges_starts_over_a_bounded_number_of_times(
     run: Any, fake: FakeProxy, here: Path
 ) -> None:

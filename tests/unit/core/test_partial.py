@@ -52,10 +52,11 @@ def test_14_what_a_request_gets(
         b'ETag: W/"a"\r\nLast-Modified: yesterday\r\n',
         b"Last-Modified: " + DATE + b"\r\n",
         b"ETag: a\r\n",
+        b'ETag: ""\r\n',
         b'ETag: "a"\r\nETag: "b"\r\n',
     ],
 )
-@pytest.mark.parametrize("condition", [b'"a"', b'W/"a"', b"a", b"-", DATE, b"yesterday"])
+@pytest.mark.parametrize("condition", [b'"a"', b'W/"a"', b"a", b'""', b"-", DATE, b"yesterday"])
 def test_14_without_a_strong_validator_if_range_never_matches(
     lines: bytes, condition: bytes
 ) -> None:
