@@ -316,6 +316,7 @@ class Runner:
         run = Run(job.id, fields, rescued=job.origin is Origin.RESCUE)
         run.borrowed = borrowed or job.borrowed
         run.resumed = True
+        run.accepted = job.accepted
         self._runs[job.id] = run
         await self.tasks.undivided(self._requeue(run, job, borrowed))
 

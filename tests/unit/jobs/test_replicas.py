@@ -15,6 +15,7 @@ from proxy.core.events import Assigned, Failed
 from proxy.core.job import Job, Origin, Phase, Status
 from proxy.core.transitions import advance
 from proxy.jobs import replica, withdrawal
+from proxy.jobs.admission import UnacceptedCallers
 from proxy.jobs.conclusion import INTERNAL
 from proxy.jobs.fernet_sealing import FernetSealer
 from proxy.jobs.run import Run
@@ -553,6 +554,24 @@ async def test_14_a_withdrawn_job_that_was_resumed_is_suspended_again(
         await cluster.phase(suspended.id, Phase.SUSPENDED)
         assert claimed == [True]
         assert cluster.store.use((), LIMITS.slots).running == 1
+        a.upstream.gate.set()
+        await cluster.phase(running, Phase.COMPLETED)
+
+
+async def test_3_5_a_strangers_job_counts_as_one_when_it_is_resumed_after_a_restart() -> None:
+    """Otherwise each restart would free the strangers' quarter of the queue again."""
+    limits = replace(ONE, max_queued=4)
+    async with new_cluster(1, limits=limits, sealer=sealer()) as cluster:
+        (a,) = cluster.nodes
+        running = await generating(cluster, a)
+        sealed = cluster.sealer.seal(CALL)
+        suspended = new_job(phase=Phase.SUSPENDED, suspended=1.0, sealed=sealed, accepted=False)
+        await a.store.add(suspended, b"{}")
+        await a.runner.resume_sealed(suspended)
+        assert a.runner.is_waiting(suspended.id)
+        with pytest.raises(UnacceptedCallers):
+            async with a.runner.admission("another", accepted=False):
+                pass
         a.upstream.gate.set()
         await cluster.phase(running, Phase.COMPLETED)
 
