@@ -41,7 +41,6 @@ from proxy.core.http.outbound import (
 from proxy.core.http.reuse import is_repeatable
 from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
-from proxy.net.budget import Share
 from proxy.ports import UpstreamFailure
 from proxy.relay.phases import Hold, Phase
 from proxy.relay.waiting import WaitingBody
@@ -55,7 +54,6 @@ _LENGTH, _CHUNKED, _UNTIL_CLOSE = Framing.LENGTH, Framing.CHUNKED, Framing.CLOSE
 _log = logging.getLogger(__name__)
 
 _DIALLING, _WAITING, _RESPONDING, _TUNNEL, _ENDED = Phase
-_NOTHING_HELD = Hold(0)
 
 
 class Exchange(WaitingBody):
@@ -66,7 +64,6 @@ class Exchange(WaitingBody):
         "_buffer",
         "_client",
         "_head",
-        "_held",
         "_interims",
         "_keep",
         "_message",
@@ -88,7 +85,6 @@ class Exchange(WaitingBody):
         self._head = head
         self._message = message
         self._phase = _DIALLING
-        self._held = _NOTHING_HELD
         #: True once the request is complete.
         self._whole = whole
         self._task: asyncio.Task[None] | None = None
@@ -131,13 +127,6 @@ class Exchange(WaitingBody):
                 asyncio.get_running_loop().call_soon(self._feed_on)
         else:
             connection.write(data)
-
-    def feed_counted(self, data: bytes, memory: Share) -> None:
-        """As `feed`, once. `memory` counts for the bytes until they are sent, or this ends."""
-        self._memory = memory
-        self.feed(data)
-        if not self._held:
-            self._taken()
 
     def _feed_on(self) -> None:
         """Send the delayed bytes once everything that VB365 has sent is read."""
@@ -271,6 +260,12 @@ class Exchange(WaitingBody):
 
     def connection_ended(self, why: Exception | None) -> None:
         """Finish, repeat or fail the request: VB365 closed or broke the connection."""
+        try:
+            self._disconnected(why)
+        except MemoryError:  # the client would wait for ever
+            self._client.break_off(Ending.ABORTED)
+
+    def _disconnected(self, why: Exception | None) -> None:
         connection, self._connection = self._connection, None
         phase, self._phase = self._phase, _ENDED
         self._taken()

@@ -5,8 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from proxy.net.budget import Share
+from proxy.relay.phases import Hold
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
+
+_NOTHING_HELD = Hold(0)
 
 
 class WaitingBody(ABC):
@@ -14,17 +17,30 @@ class WaitingBody(ABC):
     to be read, or in the buffer of the connection.
     """
 
-    __slots__ = ("_connection", "_early", "_memory", "_moved", "_pool")
+    __slots__ = ("_connection", "_early", "_held", "_memory", "_moved", "_pool")
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._connection: Connection | None = None
         #: Parts that are not written yet.
         self._early: list[bytes] = []
+        #: Why no more of it is read.
+        self._held = _NOTHING_HELD
         #: Counts for a part of the body that is not sent yet.
         self._memory: Share | None = None
         #: True once VB365 has read, after it had not for a while.
         self._moved = False
+
+    @abstractmethod
+    def feed(self, data: bytes) -> None:
+        """Forward bytes of it."""
+
+    def feed_counted(self, data: bytes, memory: Share) -> None:
+        """As `feed`, once. `memory` counts for the bytes until they are sent, or this ends."""
+        self._memory = memory
+        self.feed(data)
+        if not self._held:
+            self._taken()
 
     @abstractmethod
     def make_room(self) -> None:

@@ -171,6 +171,12 @@ class RescueExchange:
 
     def _relay(self) -> None:
         self._phase = Phase.RELAYED
+        try:
+            self._relay_body()
+        except MemoryError:  # the client would wait for ever
+            self._client.break_off(Ending.ABORTED)
+
+    def _relay_body(self) -> None:
         raw = self._body.taken()
         target = self._decision.target
         relayed = self._needs.relay.start(self._client, self._head, target, whole=self._bodiless)

@@ -11,6 +11,7 @@ from proxy.core.errors import Problem
 from proxy.core.http.heads import Head, MalformedMessage, ResponseHead
 from proxy.core.routing import Rescue
 from proxy.downstream.duplex import ClientSide, Exchange, Forwarded, Forwarder
+from proxy.downstream.endings import Ending
 from proxy.net.budget import Budget, Share
 from proxy.relay.handover import HandedOver, HandoverRelay, introduced
 from proxy.upstream.local_pool import LocalConnection
@@ -124,6 +125,12 @@ class _HandedOverExport(HandedOver):
             super().fail(problem)
             return
         _log.info("export not handed over, passed through")
+        try:
+            self._relay(bytes(copy))
+        except MemoryError:  # the client would wait for ever
+            self._client.break_off(Ending.ABORTED)
+
+    def _relay(self, copy: bytes) -> None:
         self.release()
         self._relayed = self._needs.relay.start(
             self._client, self._head, self._target, whole=self._bodiless
@@ -159,10 +166,9 @@ class _HandedOverExport(HandedOver):
         self._take_copy()
         super()._begin(response, rest)
 
-    def _take_copy(self) -> bytes | None:
+    def _take_copy(self) -> bytearray | None:
         """The body so far, which is not kept any longer."""
         copy, self._copy = self._copy, None
-        if copy is None:
-            return None
-        self._needs.memory.give(len(copy))
-        return bytes(copy)
+        if copy is not None:
+            self._needs.memory.give(len(copy))
+        return copy

@@ -12,10 +12,12 @@ import pytest
 from proxy.core.exports import match
 from proxy.core.http.heads import parse_request, parse_response
 from proxy.core.routing import Rescue
+from proxy.downstream.endings import Ending
 from proxy.jobs.followers import HandedOver
 from proxy.net.budget import Budget
+from proxy.ports import StoreUnavailable
 from proxy.ports.tracing import NoTracing
-from proxy.rescue.call import Growing, Handed, Outcome, Stored
+from proxy.rescue.call import RELAYED, Growing, Handed, Outcome, Stored
 from proxy.rescue.exchange import Needs, RescueExchange
 from tests.support.fakes import new_job
 
@@ -43,6 +45,25 @@ class Source:
         self.is_file = is_file
 
 
+def exchange_for(outcome: Any, relay: Any = None) -> tuple[RescueExchange, Any]:
+    """An exchange with this outcome, and its client."""
+    client: Any = MagicMock(peer=b"127.0.0.1", sent=0, closing=False)
+    needs: Any = Needs(
+        relay=relay or MagicMock(),
+        following=MagicMock(outcome=outcome),
+        deliveries=MagicMock(),
+        tracing=NoTracing(),
+        memory=Budget(1 << 20),
+        max_body=1 << 20,
+        trusted=(),
+    )
+    export = match(b"POST", TARGET, reports=True)
+    assert export is not None
+    decision = Rescue(export, TARGET)
+    exchange = RescueExchange(needs, client, parse_request(REQUEST), decision, whole=True)
+    return exchange, client
+
+
 @pytest.mark.parametrize("kind", ["growing", "stored", "handed"])
 async def test_14_a_client_that_leaves_before_the_first_piece_leaves_nothing_open(
     kind: str,
@@ -58,20 +79,7 @@ async def test_14_a_client_that_leaves_before_the_first_piece_leaves_nothing_ope
     async def outcome(call: Any) -> Outcome:
         return found
 
-    client: Any = MagicMock(peer=b"127.0.0.1", sent=0, closing=False)
-    needs: Any = Needs(
-        relay=MagicMock(),
-        following=MagicMock(outcome=outcome),
-        deliveries=MagicMock(),
-        tracing=NoTracing(),
-        memory=Budget(1 << 20),
-        max_body=1 << 20,
-        trusted=(),
-    )
-    export = match(b"POST", TARGET, reports=True)
-    assert export is not None
-    decision = Rescue(export, TARGET)
-    exchange = RescueExchange(needs, client, parse_request(REQUEST), decision, whole=True)
+    exchange, _ = exchange_for(outcome)
     exchange.client_slow()
     exchange.begin()
     task = exchange._task
@@ -82,3 +90,21 @@ async def test_14_a_client_that_leaves_before_the_first_piece_leaves_nothing_ope
     exchange.client_left()
     await asyncio.gather(task, return_exceptions=True)
     assert source.closed == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_14_a_client_for_whose_relaying_there_is_no_memory_is_broken_off(
+    fails: bool,
+) -> None:
+    """It would wait for ever, whether the rescue has failed or never began."""
+
+    async def outcome(call: Any) -> Outcome:
+        if fails:
+            raise StoreUnavailable("away")
+        return RELAYED
+
+    exchange, client = exchange_for(outcome, MagicMock(start=MagicMock(side_effect=MemoryError)))
+    exchange.begin()
+    assert exchange._task is not None
+    await asyncio.gather(exchange._task, return_exceptions=True)
+    client.break_off.assert_called_once_with(Ending.ABORTED)

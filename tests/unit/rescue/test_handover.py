@@ -97,6 +97,24 @@ async def test_14_without_the_first_worker_an_export_is_passed_through(
         await check(await scene.proxy.ask(post(body=body)), scene, body)
 
 
+@pytest.mark.parametrize("path", ["none", "first"])
+async def test_14_an_export_for_whose_relaying_there_is_no_memory_is_broken_off(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client would wait for ever, whether or not the worker got the request."""
+
+    def short_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Relay, "start", short_of_memory)
+    async with dying(tmp_path / "first", 2), second(tmp_path / path) as scene:
+        client = await scene.proxy.ask(post(body=b"{}"))
+        async with asyncio.timeout(LIMIT):
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await client.response()
+        assert scene.proxy.server.busy == 0
+
+
 @pytest.mark.parametrize("after", [0, 8])
 async def test_14_an_export_is_passed_through_with_what_follows_of_its_body(
     tmp_path: Path, after: int

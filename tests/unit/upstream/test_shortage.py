@@ -15,6 +15,7 @@ import pytest
 
 from proxy.downstream import base
 from proxy.ports import LocalShortage, UpstreamUnreachable
+from proxy.relay.exchange import Exchange
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
@@ -253,6 +254,24 @@ async def test_12_a_client_for_whose_problem_there_is_no_memory_is_broken_off(
             if not connected:
                 patched.setattr(Pool, "_dial", short_of_memory)
             await broken_off(await proxy.ask(GET))
+        assert (proxy.pool.open, proxy.server.busy) == (0, 0)
+
+
+async def test_12_a_client_for_whose_repeated_request_there_is_no_memory_is_broken_off() -> None:
+    """VB365 has closed the used connection without a response."""
+
+    async def once(peer: Peer) -> None:
+        await peer.head()
+        await peer.send(OK)
+        await peer.head()
+
+    async with through(once) as (proxy, _):
+        client = await proxy.ask(GET)
+        await client.response()
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Exchange, "dial", short_of_memory)
+            await client.send(GET)
+            await broken_off(client)
         assert (proxy.pool.open, proxy.server.busy) == (0, 0)
 
 
