@@ -136,23 +136,25 @@ async def fetch(proxy: Proxy, display: Display, at: Links, job: Job, output: str
         )
     target = Target(output, job)
     await asyncio.to_thread(target.prepare)
+    file = await asyncio.to_thread(PartialFile, target.partial)
     try:
-        summary = await _receive(proxy, display, at, job, target.partial)
+        try:
+            summary = await _receive(proxy, display, at, job, file)
+        finally:
+            await asyncio.to_thread(file.release)
+        path = await asyncio.to_thread(target.accept)
     except CorruptFile:
         await asyncio.to_thread(target.partial.unlink)  # a later try must not resume it
         raise
-    path = await asyncio.to_thread(target.accept)
+    finally:
+        await asyncio.to_thread(file.close)
     display.say(f"{path}: {summary}")
     return path
 
 
-async def _receive(proxy: Proxy, display: Display, at: Links, job: Job, partial: Path) -> str:
+async def _receive(proxy: Proxy, display: Display, at: Links, job: Job, file: PartialFile) -> str:
     """Download into the partial file; return a summary."""
-    file = await asyncio.to_thread(PartialFile, partial)
-    try:
-        facts = await download(proxy, at.result, file, job.digest, display.downloading)
-    finally:
-        await asyncio.to_thread(file.close)
+    facts = await download(proxy, at.result, file, job.digest, display.downloading)
     proven = (
         "SHA-256 verified"
         if facts.digest or job.digest

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path, PurePath
-from typing import BinaryIO
 
-from proxy.client.errors import CommandError
+from proxy.client.errors import CommandError, CorruptFile
 from proxy.client.job import Job
+from proxy.client.locking import lock
 
 _SUFFIX = {"Pst": ".pst", "Zip": ".zip", "Msg": ".msg"}
 #: Suffixes that stand for a format. Others are kept: a .docx is a ZIP file too.
@@ -108,19 +111,35 @@ def _alternatives(path: Path) -> Iterator[Path]:
 
 
 class PartialFile:
-    """The file while it is downloaded. `offset` is the number of bytes so far."""
+    """The file while it is downloaded. `offset` is the number of bytes so far.
+
+    It is locked, since two commands that append to one file would mix their bytes. Errors of the
+    disk are `CommandError`: a `TimeoutError` of NFS would count as one of the connection.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Open the file; keep and hash the bytes of an earlier run. Raises `CommandError` for a
-        symbolic link, which could make it write to any other file.
+        """Open the file; keep and hash the bytes of an earlier run. Raises `CommandError` if
+        another command downloads it, and for a symbolic link, which could make it write to any
+        other file.
         """
+        self._path = path
         try:
-            self._file: BinaryIO = os.fdopen(os.open(path, _FLAGS, 0o666), "a+b")
+            descriptor = os.open(path, _FLAGS, 0o666)
         except OSError as why:
             if path.is_symlink():
                 message = f"{path} is a symbolic link. Remove it, or choose another directory"
                 raise CommandError(message) from why
             raise
+        # Unbuffered: a buffer would write the bytes of a failed write again later.
+        self._file = FileIO(descriptor, "a+b")
+        try:
+            lock(descriptor, path, "downloads this file")
+            self._read()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read(self) -> None:
         self._hash = hashlib.sha256()
         self._file.seek(0)
         while chunk := self._file.read(2**20):
@@ -128,15 +147,23 @@ class PartialFile:
         self.offset = self._file.tell()
 
     def write(self, chunk: bytes) -> None:
-        """Append bytes."""
-        self._file.write(chunk)
+        """Append all the bytes, or none."""
+        try:
+            with self._writing():
+                rest = memoryview(chunk)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+        except CommandError:
+            with suppress(OSError):
+                self._file.truncate(self.offset)
+            raise
         self._hash.update(chunk)
         self.offset += len(chunk)
 
     def restart(self) -> None:
         """Remove all bytes."""
-        self._file.seek(0)
-        self._file.truncate()
+        with self._writing():
+            self._file.truncate(0)
         self._hash = hashlib.sha256()
         self.offset = 0
 
@@ -146,9 +173,28 @@ class PartialFile:
         return self._hash.digest()
 
     def sync(self) -> None:
-        """Write everything to the disk, before the file gets its name."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Write everything to the disk, before the file gets its name. Raises `CorruptFile` if
+        another program has written to the file too.
+        """
+        with self._writing():
+            os.fsync(self._file.fileno())
+            size = os.fstat(self._file.fileno()).st_size
+        if size != self.offset:
+            raise CorruptFile(f"{self._path} was changed by another program")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as why:
+            raise CommandError(f"{self._path} cannot be written: {why.strerror or why}") from why
+
+    def release(self) -> None:
+        """Close the file before it is renamed or removed, which Windows does with no open file.
+        Elsewhere it stays locked, so that no other command continues it meanwhile.
+        """
+        if sys.platform == "win32":
+            self.close()
 
     def close(self) -> None:
         """Close the file and keep it."""

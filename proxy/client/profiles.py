@@ -23,6 +23,7 @@ import typer
 from proxy.client import keyring
 from proxy.client.address import parse_address
 from proxy.client.errors import CommandError
+from proxy.client.locking import wait_for_lock
 
 #: The name of the profile without --profile.
 DEFAULT = "default"
@@ -168,7 +169,7 @@ def locked(name: str) -> Iterator[None]:
     except OSError as error:
         raise CommandError(f"{path} cannot be opened: {error.strerror}") from error
     try:
-        _lock(descriptor)
+        wait_for_lock(descriptor)
         yield
     finally:
         os.close(descriptor)  # also releases the lock
@@ -274,18 +275,3 @@ def _damaged(path: Path, name: str) -> CommandError:
 def _address(url: str) -> tuple[str, str | None, int | None, str]:
     parsed = parse_address(url)
     return parsed.scheme, parsed.host, parsed.port, parsed.path.rstrip("/")
-
-
-if sys.platform == "win32":
-
-    def _lock(descriptor: int) -> None:
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_LOCK, 1)
-
-else:
-
-    def _lock(descriptor: int) -> None:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

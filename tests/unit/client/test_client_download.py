@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from aiohttp import web
 
+from proxy.client import files, locking
 from proxy.client.errors import CommandError
 from proxy.client.files import PartialFile, Target, safe_name
 from proxy.client.job import Job
+from tests.support.windows import refusing
 from tests.unit.client.fake_proxy import EXPORT, FILE, ID, STORY, SUCCESS, FakeProxy, document
 
 
@@ -161,6 +168,123 @@ def test_a_later_fetch_continues_an_earlier_one(run: Any, fake: FakeProxy, here:
     result = run("jobs", "fetch", ID)
     assert result.stdout == "Jane Roe-2.pst\n"
     assert (here / "Jane Roe-2.pst").read_bytes() == FILE
+
+
+def test_a_file_that_another_command_downloads_is_left_to_it(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    """Both would append to it, and each would verify what it has received itself."""
+    fake.story = [SUCCESS]
+    part = here / f"Jane Roe.pst.{ID[:8]}.part"
+    with closing(PartialFile(part)) as other:
+        other.write(FILE[:1000])
+        result = run("jobs", "fetch", ID)
+        assert result.exit_code == 1
+        assert f"{part.name} is in use: another command downloads this file" in result.stderr
+        assert (part.read_bytes(), fake.calls("/result")) == (FILE[:1000], [])
+    assert run("jobs", "fetch", ID).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
+def test_a_file_that_another_command_has_just_completed_is_not_changed(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is renamed after this command has opened it and before it has locked it."""
+    part, named, locked = here / "a.part", here / "a.pst", locking._lock
+    part.write_bytes(FILE)
+
+    def rename_and_lock(descriptor: int) -> None:
+        part.rename(named)
+        locked(descriptor)
+
+    monkeypatch.setattr(locking, "_lock", rename_and_lock)
+    with pytest.raises(CommandError, match="in use"):
+        PartialFile(part)
+    assert list(here.iterdir()) == [named]
+
+
+def test_the_file_is_locked_until_it_has_its_name(
+    run: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another command that opened it in between would change the verified file."""
+    accept = Target.accept
+
+    def accept_while_another_looks(target: Target) -> Path:
+        with pytest.raises(CommandError, match="in use"):
+            PartialFile(target.partial)
+        return accept(target)
+
+    monkeypatch.setattr(Target, "accept", accept_while_another_looks)
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_on_windows_the_file_is_closed_before_it_is_renamed_or_removed(
+    run: Any, fake: FakeProxy, here: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    for name in ("unlink", "rename", "replace"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    monkeypatch.setattr(files, "sys", SimpleNamespace(platform="win32"))
+    fake.file = b"!BDX" + FILE[4:] if damaged else FILE
+    assert run("export", "--path", EXPORT).exit_code == damaged
+    assert [path.name for path in here.iterdir()] == ([] if damaged else ["Jane Roe.pst"])
+
+
+def test_a_file_system_without_locks_does_not_prevent_a_download(
+    run: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "_lock", Mock(side_effect=OSError(errno.ENOLCK, "no locks")))
+    assert run("export", "--path", EXPORT).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
+@pytest.mark.usefixtures("tracked")
+def test_bytes_that_another_program_has_written_are_never_verified(
+    run: Any, fake: FakeProxy, here: Path
+) -> None:
+    """As a second command on a file system without locks would: the file is downloaded again."""
+    fake.cuts, part = [300_000], here / f"Jane Roe.pst.{ID[:8]}.part"
+
+    def append(called: str) -> None:
+        if called.endswith("/result") and part.exists() and part.stat().st_size == 300_000:
+            part.write_bytes(FILE[:300_001])
+
+    fake.before = append
+    result = run("export", "--path", EXPORT)
+    assert result.exit_code == 0
+    assert "was changed by another program" in result.stderr
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
+def test_a_write_that_times_out_is_an_error_of_the_disk(
+    run: Any, fake: FakeProxy, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS. As an error of the connection, it was retried after half of a chunk."""
+    write = PartialFile.write
+    failing, offsets = iter([False, True]), []
+
+    def write_half(descriptor: int, chunk: bytes) -> int:
+        os.write(descriptor, chunk[: len(chunk) // 2])
+        raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+
+    def write_and_fail(file: PartialFile, chunk: bytes) -> None:
+        if next(failing, False):
+            inner = file._file
+            file._file = Mock(wraps=inner)
+            file._file.write = lambda part: write_half(inner.fileno(), part)
+            offsets.append(file.offset)
+        write(file, chunk)
+
+    monkeypatch.setattr(PartialFile, "write", write_and_fail)
+    result = run("export", "--path", EXPORT)
+    part = here / f"Jane Roe.pst.{ID[:8]}.part"
+    assert result.exit_code == 1
+    assert f"{part.name} cannot be written: Connection timed out" in result.stderr
+    assert len(fake.calls("/result")) == 1
+    assert part.read_bytes() == FILE[: offsets[0]] != b""
+    assert run("jobs", "fetch", ID).exit_code == 0
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
 
 
 def test_output_names_a_file_or_a_directory(run: Any, fake: FakeProxy, here: Path) -> None:
