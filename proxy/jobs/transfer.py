@@ -36,11 +36,16 @@ from proxy.ports import (
     Upstream,
     UpstreamBroken,
     UpstreamFailure,
+    UpstreamTimedOut,
+    UpstreamUnreachable,
 )
 from proxy.ports.tracing import NoTracing, Traced, Tracing
 from proxy.upstream.session_events import SessionEvents
 
 log = structlog.get_logger(__name__)
+
+#: Responses of a server, or of a gateway before it, that is busy or restarts.
+_AWAY = (429, 502, 503, 504)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,16 +249,25 @@ class Transfer:
         return await self._take(response, rest, part)
 
     async def _post(self, more: list[Field]) -> Response | None:
-        """Send the export with the additional fields `more`. Returns None if there was no response
-        and another POST may follow.
+        """Send the export with the additional fields `more`. Returns None if there was no response,
+        or one that says nothing about the stored bytes, and another POST may follow.
         """
         try:
-            return await until_available(lambda: self._request.send(more), job=self._run.id)
+            response = await until_available(lambda: self._request.send(more), job=self._run.id)
         except UpstreamFailure as why:
             if not self._file.offset:
                 raise await self._request.no_response(why) from why
             await self._pause(why)
             return None
+        if not self._file.offset or response.status not in _AWAY:
+            return response
+        response.close()
+        message = f"Veeam Backup for Microsoft 365 answered {response.status}"
+        if response.status == 504:  # a gateway has sent the request to VB365
+            await self._pause(UpstreamTimedOut(message, delivered=True))
+        else:
+            await self._pause(UpstreamUnreachable(message, delivered=False))
+        return None
 
     async def _accept(self, response: Response) -> None:
         """Record the head of a 200. Raises for any other response, which is relayed or recorded."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from proxy.core.job import Job, Phase, Status
+from proxy.core.job import ErrorCode, Job, Phase, Status
 from proxy.ports import Field, StoreUnavailable
 from proxy.simulator import SimulatorSettings
 from tests.faults.test_transfer import SIZE, World
@@ -163,6 +163,35 @@ async def test_a_200_to_a_range_starts_over(world: World) -> None:
     job = await export(world, {}, {"ignore_range": True, "seed": 7})
     await world.check(job)
     assert (job.attempt, world.posts) == (2, 2)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_server_that_is_busy_is_asked_again_for_the_rest(world: World, status: int) -> None:
+    """§10: the stored bytes stay, as while VB365 is unreachable. It may be starting again."""
+    job = await export(world, {}, {"status": status, "count": 2})
+    await world.check(job)
+    assert (job.attempt, world.posts) == (1, 4)
+    assert b"range" in sent(world, 3)
+
+
+@pytest.mark.parametrize("status", [500, 404])
+async def test_a_server_that_refuses_the_rest_is_asked_for_the_file(
+    world: World, status: int
+) -> None:
+    """§10: a new attempt from zero."""
+    job = await export(world, {}, {"status": status, "count": 1})
+    await world.check(job)
+    assert (job.attempt, world.posts) == (2, 3)
+    assert b"range" not in sent(world, 2)
+
+
+async def test_a_server_that_times_out_is_asked_a_few_times_for_the_rest(world: World) -> None:
+    """§10: `exports.attempts` bounds the POSTs in a row that bring no new byte."""
+    job = await export(world, {}, {"status": 504})
+    assert job.error is not None
+    assert job.error.code is ErrorCode.TIMEOUT
+    assert "answered 504" in job.error.message
+    assert (job.attempt, world.posts) == (1, 5)
 
 
 # an upstream in memory, for responses that no real server sends
