@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from urllib.parse import parse_qsl, urlencode
+from weakref import WeakValueDictionary
 
 from aiohttp import web
 
@@ -34,8 +35,9 @@ _TOGETHER = 64
 #: Bytes of documents after which others have their turn: one with a long error of VB365 takes up
 #: to 30 ms.
 _LONG = 1 << 14
-#: Lists in progress at a time, others wait: one that few jobs match looks at all of a caller.
-_CONCURRENT_LISTS = 4
+#: Lists in progress at a time, of all callers and of one, others wait: one that few jobs match
+#: looks at all of a caller, and VB365 may take its time with each session.
+_CONCURRENT_LISTS, _OF_ONE_CALLER = 4, 2
 #: A session that can be part of a path unchanged. VB365's ids are UUIDs.
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
@@ -58,6 +60,7 @@ class Listing:
         self._site = site
         self._now = now
         self._turns = asyncio.Semaphore(_CONCURRENT_LISTS)
+        self._own_turns: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
     async def handle(self, request: ApiRequest, own: Own) -> web.StreamResponse:
         """Return a page of the list. Raises `Problem`."""
@@ -68,7 +71,8 @@ class Listing:
         session = query.get("restoresessionid")
         credentials = request.credentials()
         owners = await self._access.identify(credentials)
-        async with self._turns:
+        own_turns = self._own_turns.setdefault(owners[0], asyncio.Semaphore(_OF_ONE_CALLER))
+        async with own_turns, self._turns:
             chosen = await self._first(offset + limit + 1, credentials, owners, session, status)
             results = await self._documents(request, chosen[offset : offset + limit])
         links = _page_links(self._site.listing(request), query, offset, limit, len(chosen))

@@ -143,6 +143,35 @@ async def test_long_documents_leave_others_their_turns(
     assert len(page["results"]) == len(turns) == 5
 
 
+async def test_lists_of_one_caller_do_not_delay_those_of_others(make_play: MakePlay) -> None:
+    """§12: however many it asks for, while VB365 takes its time with its sessions."""
+    go, waiting = asyncio.Event(), asyncio.Event()
+
+    async def script(request: Message) -> bytes:
+        if request.method == "POST":
+            return raw("200 OK", [], b"mail")
+        if request.target.startswith("/v8/RestoreSessions/s"):
+            waiting.set()
+            await go.wait()
+        return raw("200 OK", [], b"{}")
+
+    play = await make_play(script, EXPORTS__WATCH_EVENTS="false", EXPORTS__PREFLIGHT="false")
+    await ended(play, 1)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        busy, other = {"Authorization": "Bearer busy"}, {"Authorization": "Bearer other"}
+        of_session = f"{LIST}?restoreSessionId=s0"
+        lists = [
+            group.create_task(play.ask("GET", of_session, busy))
+            for _ in range(2 * listing._CONCURRENT_LISTS)
+        ]
+        await waiting.wait()
+        await asyncio.sleep(0.1)  # the others wait, too
+        async with asyncio.timeout(3):
+            assert (await play.ask("GET", LIST, other)).json()["results"] == []
+        go.set()
+        assert {(await each).status for each in lists} == {200}
+
+
 async def test_few_lists_are_put_together_at_a_time(make_play: MakePlay) -> None:
     """§12: each has all jobs of its caller in memory."""
     go, waiting = asyncio.Event(), 0
