@@ -13,7 +13,7 @@ from typing import cast
 from aiohttp import web
 from aiohttp.http_writer import StreamWriter
 
-from proxy.api.file_response import FileResponse, sent_before_more
+from proxy.api.file_response import FileResponse
 from proxy.api.request import ApiRequest
 from proxy.api.responses import SERVER, respond
 from proxy.core.errors import Problem
@@ -163,12 +163,11 @@ class Download:
         response = FileResponse(status, fields, body.length)
         await response.prepare(request.inner)
         if request.method != "HEAD":
-            with sent_before_more(request.inner):
-                for piece in body.pieces:
-                    if isinstance(piece, bytes):
-                        await response.write(piece)
-                    else:
-                        await self._copy(request, response, reader, *piece, sent)
+            for piece in body.pieces:
+                if isinstance(piece, bytes):
+                    await response.write(piece)
+                else:
+                    await self._copy(request, response, reader, *piece, sent)
         await response.write_eof()
         return response
 
@@ -196,9 +195,9 @@ class Download:
 
         writer = cast("StreamWriter", request.inner.writer)
         sink = request.inner.transport
+        await writer.drain()  # the head: a piece behind it would not count as unread
         if isinstance(reader, FileSource) and isinstance(sink, FileSink):
             now, fast = time.monotonic, False
-            await writer.drain()
             while stop - at >= _LEAST:
                 turn = await reader.send(sink, at, stop, copied, fast=fast)
                 if turn == IMPOSSIBLE:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from email.utils import formatdate
 
 from aiohttp import HttpVersion10, HttpVersion11, web
@@ -66,22 +65,3 @@ class FileResponse(RawResponse):
         if self._writer is not None and not self._ended:
             self._ended = True
             await self._writer.write_eof(data)
-
-
-@contextmanager
-def sent_before_more(request: web.BaseRequest) -> Iterator[None]:
-    """Within the block `request.writer.drain()` waits until the transport has sent everything.
-
-    Otherwise a client that reads nothing keeps 64 KiB more in memory, and 512 KiB with TLS (the
-    defaults of asyncio and uvloop). The TLS layer counts what it has encrypted; below it the
-    socket's transport keeps another 64 KiB.
-    """
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client has disconnected")
-    # not 0: the TLS transports of both loops treat an empty buffer as having reached 0
-    transport.set_write_buffer_limits(high=1, low=0)
-    try:
-        yield
-    finally:
-        transport.set_write_buffer_limits()

@@ -166,6 +166,8 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._lingering = Lingering(
             self.transport, self._deadlines, self._patience, handed_over=handed_over
         )
+        # what it has not read is counted from the first byte: there are thousands of clients
+        self.transport.set_write_buffer_limits(high=1, low=0)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             self.peer = str(peer[0]).encode("ascii", "replace")

@@ -29,9 +29,6 @@ from proxy.downstream.duplex import ClientSide
 from proxy.downstream.endings import Ending
 from proxy.net.sockets import duplicated, shut
 
-#: Bytes that a client may leave unread before nothing more is written. The loops' default with TLS
-#: is 512 KiB.
-HIGH = 1 << 16
 #: Methods that aiohttp's parser and the handlers know. Any other becomes TRACE, which gets 405.
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 #: Idle seconds after which aiohttp's protocol is dropped; the next own request makes a new one.
@@ -273,11 +270,6 @@ class Bridge(asyncio.Transport):
     def resume_reading(self) -> None:
         """Called by aiohttp."""
         self._client.unhold()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set when the handler waits, until its response ends: see `asyncio.WriteTransport`."""
-        if not self.closed and not self._client.transport.is_closing():
-            self._client.transport.set_write_buffer_limits(HIGH if high is None else high, low)
 
     def get_write_buffer_size(self) -> int:
         """The number of bytes written that are not sent yet."""

@@ -379,6 +379,8 @@ class Exchange(WaitingBody):
             self._taken()
         connection, self._connection = self._connection, None
         if connection is not None and self._response is not None:
+            if connection.paused:  # for a slow client, but the response is whole
+                connection.resume()
             private = connection.give_back(self._response, leftover=bool(rest))
             self._client.private = connection if private else self._client.private
         self._client.answered(keep=self._keep)

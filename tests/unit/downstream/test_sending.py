@@ -16,7 +16,7 @@ import trustme
 from aiohttp import web
 
 from proxy.api import download
-from proxy.api.file_response import FileResponse, sent_before_more
+from proxy.api.file_response import FileResponse
 from proxy.core.http.heads import Head
 from proxy.core.routing import Decision
 from proxy.downstream.bridge import Bridge
@@ -73,8 +73,7 @@ class Site:
         asked = cast("Any", type("Request", (), {"inner": request}))
         try:
             await response.prepare(request)
-            with sent_before_more(request):
-                await sender._copy(asked, response, reader, int(start), int(stop), self.counts)
+            await sender._copy(asked, response, reader, int(start), int(stop), self.counts)
             await response.write_eof()
             return response
         finally:

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import ssl
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import trustme
 
 from proxy.downstream import server
+from proxy.downstream.phases import Limit
 from proxy.net.backlog import Backlog
 from proxy.net.tls import upstream_context
 from proxy.upstream import pool
@@ -142,7 +144,7 @@ async def test_12_requests_behind_those_that_make_room_do_so_in_turn(
 
 async def test_12_clients_that_read_nothing_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the wire: the first one is broken off, the last one and one that reads are served."""
-    monkeypatch.setattr(server, "UNREAD", 300 << 10)
+    monkeypatch.setattr(server, "UNREAD", 1 << 10)
     monkeypatch.setattr(server, "PATIENCE", 0.0)
 
     async def script(peer: Peer) -> None:
@@ -225,6 +227,46 @@ async def test_12_a_client_that_reads_slowly_but_steadily_is_not_timed_out() -> 
                 assert os.read(descriptor, 1 << 12)
         assert proxy.server.counters.timed_out == 0
         await eventually(lambda: proxy.server.counters.timed_out == 1)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+async def test_12_each_byte_that_a_client_does_not_read_counts(tls: bool) -> None:
+    """Otherwise each of thousands of clients had 64 KiB beside the limit, for as long as VB365 does
+    not answer its next request. An ordinary client loses nothing: it reads before it asks again,
+    and VB365's connection is used again.
+    """
+    size = 1 << 13
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.head()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+
+    options: dict[str, Any] = {}
+    if tls:
+        authority = trustme.CA()
+        options["server_tls"] = server_side(authority.issue_cert("localhost"))
+        options["client_tls"] = ssl.create_default_context()
+        authority.configure_trust(options["client_tls"])
+    async with through(script, **options) as (proxy, origin):
+        client = await proxy.connect(limit=1 << 12, receive_buffer=1 << 12)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        asked, codes = 0, proxy.server.counters.relay.codes
+        while not proxy.server.unread._size:
+            await client.send(GET)
+            asked += 1
+            await eventually(partial(lambda count: codes[200] == count, asked))
+        assert proxy.server.unread._size <= size + 200
+        [connection] = proxy.server._clients
+        assert connection._deadlines.is_set(Limit.READER)
+        await client.send(GET)
+        await asyncio.sleep(0.05)
+        assert codes[200] == asked, "the next one waits"
+        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        for _ in range(asked + 1):
+            await client.head()
+            await client.exactly(size)
+        assert origin.accepted == 1
 
 
 POST = b"POST /v8/Jobs HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % SIZE
