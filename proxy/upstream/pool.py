@@ -13,7 +13,6 @@ import os
 import socket
 import ssl
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -96,7 +95,7 @@ class Pool:
         #: Closed ones that still send what is written.
         self._flushing: dict[Connection, None] = {}
         self._open = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: dict[asyncio.Future[None], None] = {}
         self._addresses: list[_Address] = []
         self._resolved = 0.0
         self._sweeps = 0
@@ -151,6 +150,7 @@ class Pool:
                     raise
         except TimeoutError:
             self.counts.timeout += 1
+            self._resolved = -RESOLVED  # VB365 may have moved
         except OSError as why:
             kind = self._kind(why)
             raise kind(
@@ -226,25 +226,27 @@ class Pool:
                 leaving.give_up()
                 continue
             waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
+            self._waiters[waiter] = None
             try:
                 await waiter
             except asyncio.CancelledError:
-                if not waiter.cancelled():  # it was woken already: wake the next one instead
-                    self._wake()
+                if not waiter.cancelled():  # it had been chosen already
+                    self._release()
                 raise
+            finally:
+                self._waiters.pop(waiter, None)
+            return
         self._open += 1
 
     def _release(self) -> None:
-        self._open -= 1
-        self._wake()
-
-    def _wake(self) -> None:
+        # whoever has waited longest is next, and counted now: nobody can come before it
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter = next(iter(self._waiters))
+            del self._waiters[waiter]
             if not waiter.done():
                 waiter.set_result(None)
                 return
+        self._open -= 1
 
     def _evict(self) -> None:
         """Close connections that have been idle since before the last sweep, but none that a client

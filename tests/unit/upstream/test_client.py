@@ -461,6 +461,32 @@ async def test_12_a_name_is_resolved_again_after_a_failure() -> None:
         assert requested == 3
 
 
+async def test_12_a_name_is_resolved_again_after_a_time_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The upstream has moved, and nothing comes back from the remembered address."""
+    addresses = ["127.0.0.1", "127.0.0.2"]
+    open_to = Pool._open_to
+
+    async def getaddrinfo(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (addresses[0], 0))]
+
+    async def reach(pool: Pool, address: Any) -> Any:
+        family, protocol, host = address
+        if host != addresses[0]:
+            await asyncio.sleep(LIMIT)
+        return await open_to(pool, (family, protocol, "127.0.0.1"))
+
+    monkeypatch.setattr(Pool, "_open_to", reach)
+    async with calling(script_for(OK)) as caller:
+        caller.pool.lookup, caller.pool._connect_timeout = getaddrinfo, 0.1
+        await whole(await caller.get(b"POST"))
+        del addresses[0]
+        with pytest.raises(UpstreamTimedOut):
+            await caller.get(b"POST")
+        assert await whole(await caller.get(b"POST")) == b"ok"
+
+
 async def test_12_a_name_that_cannot_be_looked_up_is_a_failure_to_connect() -> None:
     async with calling(script_for(OK)) as caller:
         caller.pool.host = "a..b"

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from proxy.core.http.heads import Head, parse_request, parse_response
+from proxy.ports import UpstreamTimedOut
 from proxy.upstream.connection import Connection
 from proxy.upstream.pool import Pool
 from tests.support.wire import LIMIT, eventually
@@ -185,6 +186,55 @@ async def test_15_a_closed_connection_makes_room_for_another(waits: bool) -> Non
         second = await asyncio.wait_for(waiting, LIMIT)
         assert (first.transport.get_write_buffer_size(), pool.open) == (0, 1)
         await asyncio.sleep(0)
+        second.close()
+        assert pool.open == 0
+
+
+async def test_15_whoever_has_waited_longest_for_a_connection_is_next() -> None:
+    """Not who asks at the moment when there is one."""
+    async with listening(limit=1) as (pool, _):
+        first = await pool.connect()
+        served = []
+
+        async def connect(who: int) -> None:
+            connection = await pool.connect()
+            served.append(who)
+            later.append(asyncio.create_task(connect(who + 3))) if who < 3 else None
+            connection.close()
+
+        later = [asyncio.create_task(connect(who)) for who in range(3)]
+        await asyncio.sleep(0)
+        first.close()
+        await connect(3)
+        await asyncio.gather(*later)
+        assert served[:3] == [0, 1, 2]
+        assert (len(served), pool.open) == (7, 0)
+
+
+async def test_15_whoever_has_given_up_waiting_is_forgotten() -> None:
+    async with listening(limit=1) as (pool, _):
+        connection = await pool.connect()
+        connection.ask(Receiver(), GET, b"x")
+        for _ in range(3):
+            with pytest.raises(UpstreamTimedOut):
+                await pool.connect()
+        connection.give_back(OK, leftover=False)
+        assert (pool.open, pool.idle) == (1, 1)
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+async def test_15_whoever_leaves_while_it_waits_takes_no_connection(chosen: bool) -> None:
+    async with listening(limit=1) as (pool, _):
+        first = await pool.connect()
+        waiting = [asyncio.create_task(pool.connect()) for _ in range(2)]
+        await asyncio.sleep(0)
+        if chosen:
+            first.close()
+        waiting[0].cancel()
+        if not chosen:
+            first.close()
+        second = await asyncio.wait_for(waiting[1], LIMIT)
+        assert (waiting[0].cancelled(), pool.open) == (True, 1)
         second.close()
         assert pool.open == 0
 
