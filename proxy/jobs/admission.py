@@ -137,10 +137,14 @@ class Admission:
             # the places are equal: it does not matter whose is removed
             (self._taken if place in self._taken else self._reserved).remove(place)
 
-    def take(self, job: Job) -> None:
-        """Note that the job has been added: from now on it counts as a stored job."""
-        place = next((each for each in self._reserved if each[0] == job.owners), None)
-        if place is not None:
+    def take(self, job: Job, size: int) -> None:
+        """Note that the job, whose body has `size` bytes, has been added: from now on it counts as
+        a stored job.
+        """
+        places = [each for each in self._reserved if each[0] == job.owners]
+        if places:
+            # not another one of the caller, whose block would then not find its own
+            place = max(places, key=lambda each: each[1:] == (job.accepted, size))
             self._reserved.remove(place)
             self._taken.append(place)
 

@@ -82,7 +82,7 @@ class Submission:
             self._unregister(run)
             return stored
         events.accepted(job, len(body))
-        self._admission.take(job)
+        self._admission.take(job, len(body))
         if stored.phase is Phase.QUEUED:
             await self._enqueue(run, stored)
         else:

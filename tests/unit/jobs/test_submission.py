@@ -306,6 +306,33 @@ async def test_a_job_does_not_count_twice_while_it_is_stored(monkeypatch: Any) -
     await world.runner.stop()
 
 
+async def test_a_later_kickoff_that_is_stored_first_does_not_hide_an_earlier_one() -> None:
+    """§3.5: the earlier one still counts when the later one has ended, whatever their sizes."""
+    world = FakeWorld(limits=replace(LIMITS, max_per_caller=2))
+    world.upstream.gate.clear()
+    stored, earlier_may, later_may = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def kick_off(body: bytes, go: asyncio.Event) -> None:
+        job = new_job()
+        async with world.runner.admission(*job.owners, accepted=job.accepted, size=len(body)):
+            await go.wait()
+            await world.runner.submit(job, body, Run(job.id, CALL))
+        stored.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(kick_off(b"{}", earlier_may))
+        group.create_task(kick_off(b'{"more": 1}', later_may))
+        await asyncio.sleep(0)
+        later_may.set()
+        await stored.wait()
+        with pytest.raises(Problem, match="2 unfinished exports"):
+            await kick_off(b"", later_may)
+        earlier_may.set()
+    world.upstream.gate.set()
+    await world.quiet()
+    await world.runner.stop()
+
+
 async def test_waiting_jobs_are_not_counted_while_they_are_few(world: FakeWorld) -> None:
     """§3.5: a kick-off does not look at each of them."""
     admission = world.runner._admission
