@@ -307,6 +307,35 @@ async def test_the_bytes_are_synced_before_the_name_and_the_name_before_the_retu
     await store.close()
 
 
+@pytest.mark.parametrize("end", ["discard", "keep"])
+@pytest.mark.parametrize("durable", [True, False])
+async def test_no_power_loss_brings_back_the_file_of_an_earlier_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, *, durable: bool
+) -> None:
+    """§10: its bytes would count as the beginning of the file that replaced it."""
+    left: list[bool] = []
+    fsync = os.fsync
+
+    def traced(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").is_dir():
+            left.append(any(tmp_path.rglob("*.partial")))
+        fsync(descriptor)
+
+    store = await FileArtifacts.at(tmp_path, durable=durable)
+    job, partial = await begun(store)
+    await getattr(partial, end)()
+    monkeypatch.setattr(os, "fsync", traced)
+    if end == "discard":
+        again = await store.create(job)
+        assert left == []  # nothing was removed
+        await again.discard()
+    else:
+        again = await store.create(job)
+    assert left == ([False] if durable else [])
+    await again.discard()
+    await store.close()
+
+
 async def test_bytes_are_written_while_earlier_ones_are_synced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,7 +62,9 @@ class Spool:
         """Create an empty file. An earlier partial file of the job is removed."""
         with disk_errors(places.partial, storing=True):
             make_directory(places.directory, durable=durable)
-            places.partial.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                places.partial.unlink()
+                _sync_removal(places, durable=durable)
             return cls._open(places, os.O_CREAT | os.O_EXCL, durable)
 
     @classmethod
@@ -277,12 +279,21 @@ class Spool:
                 self.close()
             if mine:
                 unlink_unless_in_use(self._places.partial)
+                _sync_removal(self._places, durable=self._durable)
 
     def close(self) -> None:
         """Close the file. Idempotent."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             close(descriptor)
+
+
+def _sync_removal(places: Places, *, durable: bool) -> None:
+    """Make it durable that the partial file is removed: after a power loss it would be resumed as
+    the beginning of the file that the next attempt of the job has received.
+    """
+    if durable:
+        sync_directory(places.directory)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
