@@ -45,6 +45,7 @@ def test_a_broken_download_continues_where_it_broke(run: Any, fake: FakeProxy, h
     assert rest == [(f"bytes={offset}-", '"e1"') for offset in (300_000, 300_000, 700_000)]
 
 
+@pytest.mark.usefixtures("tracked")
 @pytest.mark.parametrize("etag", ['""', 'W/"e1"'])
 def test_an_etag_that_proves_nothing_is_no_condition_of_the_rest(
     run: Any, fake: FakeProxy, here: Path, etag: str
