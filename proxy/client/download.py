@@ -47,10 +47,15 @@ async def download(
 ) -> Facts:
     """Download `path` into `file` and verify `digest`, from the job document, and `Repr-Digest`.
 
-    An interrupted download is resumed. Raises `Unreachable` after `TRIES` consecutive tries without
-    a new byte. A file with a wrong digest is downloaded again once; then `CorruptFile` is raised.
+    An interrupted download is resumed. A file that is complete already, since an earlier run could
+    not rename it, is not downloaded again. Raises `Unreachable` after `TRIES` consecutive tries
+    without a new byte. A file with a wrong digest is downloaded again once; then `CorruptFile` is
+    raised.
     """
     try:
+        if file.offset and file.digest == digest:
+            await asyncio.to_thread(file.sync)
+            return Facts(file.offset, None, digest)
         return await _download(proxy, path, file, digest, report)
     except CorruptFile as error:
         await proxy.pause(str(error), 0)

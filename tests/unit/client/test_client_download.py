@@ -171,6 +171,22 @@ def test_a_later_fetch_continues_an_earlier_one(run: Any, fake: FakeProxy, here:
     assert (here / "Jane Roe-2.pst").read_bytes() == FILE
 
 
+def test_a_complete_file_that_could_not_be_renamed_is_not_downloaded_again(
+    run: Any, fake: FakeProxy, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows while Outlook has the file open: its digest proves that it is complete."""
+    fake.story = [SUCCESS]
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", Mock(side_effect=PermissionError(13, "in use")))
+        assert "in use" in run("jobs", "fetch", ID).stderr
+    (part,) = here.iterdir()
+    assert part.read_bytes() == FILE
+    result = run("jobs", "fetch", ID)
+    assert (result.exit_code, "SHA-256 verified" in result.stderr) == (0, True)
+    assert len(fake.calls("/result")) == 1
+    assert (here / "Jane Roe.pst").read_bytes() == FILE
+
+
 def test_a_file_that_another_command_downloads_is_left_to_it(
     run: Any, fake: FakeProxy, here: Path
 ) -> None:
