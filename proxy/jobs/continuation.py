@@ -34,7 +34,8 @@ class Continuation:
     one) are stored.
 
     It requests the bytes from `start` on. That is `stored` if `validator`, the strong ETag of the
-    first response, proves that the file is the same; otherwise less, and the overlap is compared.
+    first response, proves that the file is the same, one byte less if the size of the file is not
+    known; otherwise less, and the overlap is compared.
     """
 
     file: FileFacts
@@ -48,7 +49,11 @@ class Continuation:
         if nothing can prove that a response continues it.
         """
         validator = strong(None if file.etag is None else file.etag.encode("latin-1"))
-        overlap = 0 if validator else await overlap_of(read, stored)
+        if validator is None:
+            overlap = await overlap_of(read, stored)
+        else:
+            # of a file of unknown size nothing may be left, and a range of nothing gets a 416
+            overlap = 1 if file.size is None else 0
         return None if overlap is None else cls(file, stored, stored - overlap, validator)
 
     @property

@@ -172,12 +172,12 @@ class Transfer:
         """Store all bytes, with as many POSTs as necessary. Returns whether their number is
         proven.
         """
-        if self._file.offset and self._file.offset == self._file_facts.size:
-            # interrupted between the last byte and the commit: nothing to request from VB365
-            self._replied(Reply.stored(self._file_facts))
-            await self._record.settle(Answered(self._file_facts))
-            return True
         while True:
+            if self._file.offset and self._file.offset == self._file_facts.size:
+                # interrupted after the last byte: nothing to request from VB365
+                self._replied(Reply.stored(self._file_facts))
+                await self._record.settle(Answered(self._file_facts))
+                return True
             if self._file.offset:
                 done = await self._continue()
             else:

@@ -158,6 +158,34 @@ async def test_without_a_strong_etag_an_overlap_is_requested(
     assert sent(world, 1)[b"range"] == b"bytes=%d-" % start
 
 
+@pytest.mark.parametrize("etag", ['"a"', None])
+async def test_a_chunked_file_that_is_cut_after_its_last_byte_is_complete(
+    world: World, etag: str | None
+) -> None:
+    """§10: its size is not known, and `Range: bytes=N-` would get a 416."""
+    fault = {"etag": etag, "framing": "chunked"}
+    job = await export(world, fault, fault, cut=SIZE)
+    await world.check(job)
+    assert (job.status, job.attempt, world.posts) == (Status.SUCCESS, 1, 2)
+
+
+@pytest.mark.parametrize("etag", ['"a"', None])
+async def test_a_chunked_part_that_is_cut_after_its_last_byte_completes_the_file(
+    world: World, etag: str | None
+) -> None:
+    """§10: its Content-Range has the size, so that nothing is left to request."""
+    job = await export(world, {"etag": etag}, {"etag": etag, "unterminated": True})
+    await world.check(job)
+    assert (job.status, job.attempt, world.posts) == (Status.SUCCESS, 1, 2)
+
+
+async def test_without_a_length_the_last_byte_is_requested_and_compared(world: World) -> None:
+    """§10: with a strong ETag too."""
+    fault = {"etag": '"a"', "framing": "chunked"}
+    await export(world, fault, fault)
+    assert sent(world, 1)[b"range"] == b"bytes=%d-" % (CUT - 1)
+
+
 async def test_a_200_to_a_range_starts_over(world: World) -> None:
     """§10: with the response that has just arrived."""
     job = await export(world, {}, {"ignore_range": True, "seed": 7})
