@@ -211,11 +211,14 @@ class IdempotencyKeys:
     async def _confirm(self) -> None:
         for _ in range(0, self._unproven.ended, _TOGETHER):
             entries = self._unproven.next(_TOGETHER)
-            if not any(await asyncio.gather(*map(self._confirm_one, entries))):
+            responses = await asyncio.gather(*map(self._confirm_one, entries))
+            if False in responses and True not in responses:
                 return  # VB365 does not respond
 
-    async def _confirm_one(self, entry: UnprovenKickoff) -> bool:
-        verdict = await self._ask(entry)
+    async def _confirm_one(self, entry: UnprovenKickoff) -> bool | None:
+        """Return whether VB365 has responded, None if there was nothing to ask."""
+        needed = await self._is_open(entry)
+        verdict = needed and await self._access.learn(entry.credentials, remembered=True)
         if verdict is None:
             return False
         lock = self._lock(entry.claimed, entry.key)
@@ -223,7 +226,7 @@ class IdempotencyKeys:
             async with lock:
                 await self._conclude(entry, accepted=verdict)
             await self._claims.flush()
-        return True
+        return True if needed else None
 
     async def _settle(self, identity: str, job: Job, credentials: Credentials) -> None:
         """Decide about the remembered kick-offs that claim to be this caller, who is confirmed and
@@ -261,10 +264,14 @@ class IdempotencyKeys:
         return verdict
 
     async def _ask(self, entry: UnprovenKickoff) -> bool | None:
-        job = await self._jobs.get(entry.id)
-        if job is None or job.forgotten or entry.claimed in job.owners:
+        if not await self._is_open(entry):
             return False
         return await self._access.learn(entry.credentials, remembered=True)
+
+    async def _is_open(self, entry: UnprovenKickoff) -> bool:
+        """Whether there is a job that has not been given the identity yet."""
+        job = await self._jobs.get(entry.id)
+        return not (job is None or job.forgotten or entry.claimed in job.owners)
 
     async def _conclude(self, entry: UnprovenKickoff, *, accepted: bool) -> None:
         """Add the identity to the owners of the kick-off's job, unless an earlier job has the key.

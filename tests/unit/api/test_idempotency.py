@@ -386,6 +386,20 @@ async def test_callers_are_confirmed_a_few_at_a_time_and_not_while_vb365_is_down
     assert await world.keys.find([world.access.claimed(strangers[0]) or ""], KEY) is None
 
 
+async def test_a_job_that_is_removed_is_no_response_of_vb365(world: World) -> None:
+    """§8: while VB365 does not respond, it is asked about a few callers at a time, however many of
+    the jobs are gone.
+    """
+    strangers = [credentials(jwt(f"stranger-{number}")) for number in range(24)]
+    world.down |= {token(who) for who in strangers}
+    made = [await world.kickoff(who) for who in strangers]
+    for gone in made[:: idempotency._TOGETHER]:
+        await world.jobs.remove(gone)
+    before = len(world.vb365.requests)
+    await world.keys._confirm()
+    assert len(world.vb365.requests) == before + idempotency._TOGETHER - 1
+
+
 async def test_a_kickoff_whose_caller_is_confirmed_meanwhile_does_not_wait_for_itself(
     world: World,
 ) -> None:
