@@ -100,15 +100,17 @@ class Download:
             raise NotOpened(str(why)) from why
         if reader is None:
             raise Problem("result-deleted", "The exported file no longer exists.")
-        began, sent = time.monotonic(), FileCounts()
-        headers = [*_file_headers(job, reader.artifact), (REQUEST_ID, request.id), *extra]
         response: web.StreamResponse | None = None
         try:
-            response = await self._send(request, job, reader, method, headers, sent)
+            began, sent = time.monotonic(), FileCounts()
+            headers = [*_file_headers(job, reader.artifact), (REQUEST_ID, request.id), *extra]
+            try:
+                response = await self._send(request, job, reader, method, headers, sent)
+            finally:
+                if not isinstance(response, FileResponse) and sent.served:  # it broke off
+                    self._deliveries.note(job.id, Delivered(sent.served, whole=False, count=0))
         finally:
-            if not isinstance(response, FileResponse) and sent.served:  # it broke off
-                self._deliveries.note(job.id, Delivered(sent.served, whole=False, count=0))
-            await reader.close()
+            await reader.close()  # also without memory for the fields or the note
         if isinstance(response, FileResponse) and method != "HEAD":
             status, seconds = response.status, time.monotonic() - began
             whole = status == HTTPStatus.OK

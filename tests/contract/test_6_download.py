@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from proxy.api import download
 from proxy.core.job import Job
 from proxy.ports import StoreUnavailable
 from proxy.stores.disk_jobs.store import DiskJobs
@@ -47,6 +48,27 @@ async def test_a_download_has_all_fields_of_the_contract(stage: Stage, result: s
     assert response["X-Content-Type-Options"] == "nosniff"
     assert parsedate_to_datetime(response["Sunset"]) > parsedate_to_datetime(response["Date"])
     assert not response.names & {"content-encoding", "x-vb365-async", "transfer-encoding", "vary"}
+
+
+async def test_6_a_download_without_memory_for_its_head_leaves_no_open_file(
+    stage: Stage, result: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed, close = 0, FileReader.close
+
+    async def counted(reader: FileReader) -> None:
+        nonlocal closed
+        closed += 1
+        await close(reader)
+
+    def short_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(FileReader, "close", counted)
+    with monkeypatch.context() as short:
+        short.setattr(download, "_file_headers", short_of_memory)
+        assert (await stage.get(result)).status == 500
+    assert closed == 1
+    assert (await stage.get(result)).body == stage.file()
 
 
 async def test_18_a_record_of_a_second_ago_refuses_no_file(
