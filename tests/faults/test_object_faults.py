@@ -357,6 +357,41 @@ async def test_a_gap_ends_what_is_resumed(store: ObjectArtifacts) -> None:
     assert sum(sizes.values()) == len(CONTENT)
 
 
+@pytest.mark.parametrize("resumed_before", [False, True])
+async def test_a_segment_that_is_listed_and_gone_ends_what_is_resumed(
+    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch, *, resumed_before: bool
+) -> None:
+    """§10: a store may list what was removed. The export does not wait for it without end."""
+    job = new_id()
+    partial: Partial | None = await store.create(job)
+    assert partial is not None
+    if resumed_before:
+        await partial.write(CONTENT[:300_000])
+        await partial.keep()
+        partial = await store.resume(job)
+        assert partial is not None
+    await partial.write(CONTENT[partial.offset :])
+    await partial.keep()
+    keys = sorted(await store.bucket.sizes(f"{Place(job).job}/0"))
+    listed = await store.bucket.sizes(Place(job).job)
+    await store.bucket.remove(keys[3:4])
+
+    async def stale(bucket: Bucket, prefix: str) -> dict[str, int]:
+        return listed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "sizes", stale)
+        resumed = await store.resume(job)
+    assert resumed is not None
+    assert resumed.offset == sum(listed[key] for key in keys[:3])
+    await resumed.write(CONTENT[resumed.offset :])
+    artifact = await resumed.commit(len(CONTENT), note)
+    assert artifact.sha256 == hashlib.sha256(CONTENT).digest()
+    assert await content(store, job) == CONTENT
+    sizes = await store.bucket.sizes(f"{Place(job).job}/0")
+    assert sum(sizes.values()) == len(CONTENT)
+
+
 async def committed_twice(store: ObjectArtifacts, job: str) -> tuple[Partial, set[str]]:
     """A writer that lost its claim, and the objects of the artifact of its successor."""
     old = await store.create(job, 1)

@@ -94,8 +94,8 @@ async def resume(store: Store, place: Place, token: str) -> ObjectPartial | None
         if artifact is not None and _wrote(head, artifact):
             return None  # left behind by the commit
         runs = own.following(head)
-        digest = await _hash_stored(store, place.listed(runs))
-        return await _opened(store, place, Head(token, runs), digest)
+        digest, count = await _hash_stored(store, place.listed(runs))
+        return await _opened(store, place, Head(token, _first(runs, count)), digest)
     if own.commit:
         return None
     return await _take_over(store, place, token, found)
@@ -120,14 +120,25 @@ async def _opened(store: Store, place: Place, head: Head, digest: hashlib._Hash)
     return ObjectPartial(store, place, head, digest)
 
 
-async def _hash_stored(store: Store, segments: Iterable[Segment]) -> hashlib._Hash:
-    digest = hashlib.sha256()
-    try:
+async def _hash_stored(store: Store, segments: Iterable[Segment]) -> tuple[hashlib._Hash, int]:
+    """The digest of the segments, and their number, up to the first that is gone: some stores list
+    the names of objects that were removed.
+    """
+    digest, count = hashlib.sha256(), 0
+    with suppress(Missing):
         async for piece in _read(store.bucket, segments):
             await store.begin(digest.update, piece)
-    except Missing:
-        raise StoreUnavailable("a part of the file is gone") from None
-    return digest
+            count += 1
+    return digest, count
+
+
+def _first(runs: tuple[Run, ...], count: int) -> tuple[Run, ...]:
+    """The first `count` segments of the runs."""
+    found = []
+    for run in runs:
+        found.append(Run(run.token, run.sizes[:count]))
+        count -= len(found[-1].sizes)
+    return tuple(found)
 
 
 async def _take_over(
