@@ -12,6 +12,7 @@ from proxy.core.http.authority import origin_form
 from proxy.core.http.bodies import Body, body_of
 from proxy.core.http.fields import end_to_end, value_of
 from proxy.core.http.heads import (
+    MAX_FIELDS,
     MAX_INTERIM,
     Framing,
     Head,
@@ -159,7 +160,7 @@ def _head(
     lines = b"".join([b"%b: %b\r\n" % field for field in fields])
     head = b"%b %b HTTP/1.1\r\n%b\r\n" % (method, target, lines)
     try:
-        parsed = parse_request(head)
+        parsed = parse_request(head, most=MAX_FIELDS + 16)  # few are added to those of a client
     except MalformedMessage as why:
         raise ValueError(f"malformed request: {why}") from why
     expected = tuple([(name, value.strip(b" \t")) for name, value in fields])

@@ -12,7 +12,7 @@ import sys
 from typing import Protocol
 
 from proxy.core.http.fields import FIELD_LINE
-from proxy.core.http.heads import Framing, MalformedMessage
+from proxy.core.http.heads import MAX_FIELDS, Framing, MalformedMessage
 
 #: Limits in bytes: of a chunk-size line with its extensions, and of all trailers of a body.
 MAX_SIZE_LINE = 1 << 12
@@ -147,6 +147,7 @@ class Chunks:
         "_most",
         "_offset",
         "_stage",
+        "_trailer_lines",
         "_trailers",
         "done",
         "scanned",
@@ -155,14 +156,14 @@ class Chunks:
     def __init__(self, *, decode: bool = False, most: int = sys.maxsize) -> None:
         self.done = False
         self._most = most
-        #: Chunks of less than 4 KiB since the caller has set it to 0; those of few bytes count less
-        #: than one.
+        #: Trailers, and chunks of less than 4 KiB, since the caller has set it to 0; chunks of few
+        #: bytes count less than one.
         self.scanned = 0
         self._decode = decode
         self._stage = _Stage.SIZE
         self._left = 0
         self._held = bytearray()
-        self._trailers = 0
+        self._trailers = self._trailer_lines = 0
         self._extensions = 0
         #: Of the end of the line that is read, from the beginning of the body.
         self._offset = 0
@@ -290,9 +291,12 @@ class Chunks:
         if line == b"\r\n":
             self.done = True
             return
+        self.scanned += 1
         match = FIELD_LINE.fullmatch(line)
         self._trailers += len(line)
-        if match is None or match[1].lower() in _NO_TRAILERS or self._trailers > MAX_TRAILERS:
+        self._trailer_lines += 1
+        too_many = self._trailers > MAX_TRAILERS or self._trailer_lines > MAX_FIELDS
+        if match is None or match[1].lower() in _NO_TRAILERS or too_many:
             raise MalformedMessage("a trailer is malformed or must not be one")
 
 

@@ -214,7 +214,7 @@ class _Facts:
     names_id: bool
 
 
-def parse_request(raw: bytes) -> Head:
+def parse_request(raw: bytes, *, most: int = MAX_FIELDS) -> Head:
     """Parse a request head, including its empty line. Raises `MalformedMessage`."""
     end = raw.find(b"\r\n")
     match = _REQUEST_LINE.fullmatch(raw, 0, end)
@@ -227,7 +227,7 @@ def parse_request(raw: bytes) -> Head:
         raise MalformedMessage("CONNECT is not supported")
     minor = 1 if version == b"1" else 0
     block = raw[end + 2 : -2]
-    facts = _facts_of(block, minor)
+    facts = _facts_of(block, minor, most)
     if facts.host_fault or (minor and facts.host is None):
         raise MalformedMessage(
             "Host is not one valid host" if facts.host_fault else "Host is missing"
@@ -308,13 +308,13 @@ _KEYED = sys.flags.hash_randomization == 1
 _remembered: dict[tuple[int, int, int], _Facts] = {}
 
 
-def _facts_of(block: bytes, minor: int) -> _Facts:
+def _facts_of(block: bytes, minor: int, most: int = MAX_FIELDS) -> _Facts:
     if len(block) > _REMEMBERED or not _KEYED:
-        return _facts(block, minor)
+        return _facts(block, minor, most)
     key = (hash(block), len(block), minor)
     facts = _remembered.get(key)
     if facts is None:
-        facts = _facts(block, minor)
+        facts = _facts(block, minor, most)
         if len(facts.runs or ()) <= _REMEMBERED_RUNS:
             if len(_remembered) >= _REMEMBERED_BLOCKS:
                 del _remembered[next(iter(_remembered))]
@@ -322,10 +322,10 @@ def _facts_of(block: bytes, minor: int) -> _Facts:
     return facts
 
 
-def _facts(block: bytes, minor: int) -> _Facts:
+def _facts(block: bytes, minor: int, most: int) -> _Facts:
     if not _FIELDS.fullmatch(block):
         raise MalformedMessage(_WHY_NEVER if _impossible(block) else _WHY_NO_FIELDS)
-    if block.count(b"\n") > MAX_FIELDS:
+    if block.count(b"\n") > most:
         raise MalformedMessage("the head has too many fields")
     special = _special(b"\n" + block)
     if sum(len(v) for name in (b"connection", b"expect") for v in special.get(name, ())) > MAX_LINE:

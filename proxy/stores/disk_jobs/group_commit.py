@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 #: The maximum number of changes in a transaction.
 _LARGEST_BATCH = 64
+#: Seconds after which a change that found no memory is applied again.
+_APPLY_AGAIN = 0.05
 
 
 @dataclass(slots=True)
@@ -117,27 +119,41 @@ class GroupCommit:
         broken = writing.exception()
         self._settle([broken] * len(self._batch) if broken is not None else writing.result())
 
-    def _settle(self, outcomes: Sequence[BaseException | None]) -> None:
-        """Give each operation of the batch its outcome, and begin the next one."""
-        for decided, failure in zip(self._batch, outcomes, strict=True):
+    def _settle(self, outcomes: list[Any]) -> None:
+        """Give each operation of the batch its outcome, an exception or None, and begin the next
+        one.
+
+        What is stored and finds no memory to be applied is applied later: the next operation must
+        not be decided before.
+        """
+        while self._batch:
+            decided, failure = self._batch[0], outcomes[0]
+            try:
+                shown = self._applied(decided.change) if failure is None else failure
+            except MemoryError as why:
+                try:
+                    asyncio.get_running_loop().call_later(_APPLY_AGAIN, self._settle, outcomes)
+                except MemoryError:
+                    shown = why
+                else:
+                    return
             with suppress(MemoryError):  # the others, and those that follow, have their outcomes
-                self._settle_one(decided, failure)
-        self._batch.clear()
+                _resolve(decided, shown)
+                if failure is None:
+                    self._availability.worked()
+                else:
+                    self._availability.failed(failure)
+            del self._batch[0], outcomes[0]
         self._begin()
 
-    def _settle_one(self, decided: _Decided, failure: BaseException | None) -> None:
-        if failure is None:
-            applied = self._applied(decided.change)
-            _resolve(decided, applied)
-            self._availability.worked()
-        else:
-            _resolve(decided, failure)
-            self._availability.failed(failure)
-
     def _applied(self, change: Change) -> Exception | None:
-        """Apply the change, and return why that failed: the other operations continue."""
+        """Apply the change, and return why that failed: the other operations continue. Raises
+        `MemoryError`.
+        """
         try:
             self._apply(change)
+        except MemoryError:
+            raise
         except Exception as why:
             log.exception("a change is stored and not shown", job=change.id)
             return why

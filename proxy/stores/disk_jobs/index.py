@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from proxy.core import outbox, retention
 from proxy.core.job import Job
@@ -20,6 +20,12 @@ _T = TypeVar("_T")
 
 #: As `Job.sort_key`.
 _SortKey = tuple[float, str]
+#: What jobs are sorted by, and the owner, session, stage or endpoint.
+_List = tuple[str, Hashable]
+#: Where a job is: a list and the job's entry in it.
+_Link = tuple[_List, Any]
+_ALL: _List = ("all", None)
+_SPENT: _List = ("spent", None)
 
 
 class JobIndex:
@@ -30,13 +36,8 @@ class JobIndex:
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
         self._by_key: dict[tuple[str, str], str] = {}
-        self._by_age: list[_SortKey] = []
-        self._by_owner: defaultdict[str, list[_SortKey]] = defaultdict(list)
-        self._by_session: defaultdict[str, list[_SortKey]] = defaultdict(list)
-        self._live: defaultdict[str, set[str]] = defaultdict(set)
-        self._stages: dict[Stage, list[tuple[float, str]]] = {stage: [] for stage in Stage}
-        self._spent: list[tuple[bool, float, str]] = []
-        self._pending: defaultdict[str, list[tuple[float, str]]] = defaultdict(list)
+        #: The sorted lists that are not empty.
+        self._lists: dict[_List, list[Any]] = {}
         self._waiters: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
 
     def __len__(self) -> int:
@@ -53,9 +54,9 @@ class JobIndex:
 
     def list(self, owner: str | None, session: str | None) -> list[Job]:
         """The jobs of the owner and of the session, newest first. None selects all."""
-        found = self._by_age if owner is None else self._by_owner.get(owner, [])
+        found = self._list(_ALL if owner is None else ("owner", owner))
         if session is not None:
-            within = self._by_session.get(session.lower(), [])
+            within = self._list(("session", session.lower()))
             found = within if owner is None else sorted({*found} & {*within})
         return [self._jobs[each] for _, each in reversed(found)]
 
@@ -66,9 +67,9 @@ class JobIndex:
         after `before`, if that is given.
         """
         if session is not None:
-            lists = [self._by_session.get(session.lower(), [])]
+            lists = [self._list(("session", session.lower()))]
         else:
-            lists = [self._by_owner.get(owner, []) for owner in owners]
+            lists = [self._list(("owner", owner)) for owner in owners]
         found: set[_SortKey] = set()
         for keys in lists:
             end = len(keys) if before is None else bisect_left(keys, before)
@@ -77,21 +78,20 @@ class JobIndex:
 
     def counts(self, owners: Collection[str]) -> Counts:
         """As `JobStore.counts`."""
-        return Counts(
-            len(_union(self._live, owners)), len(_union(self._by_owner, owners)), len(self._jobs)
-        )
+        live, known = (self._of_any(kind, owners) for kind in ("live", "owner"))
+        return Counts(len(live), len(known), len(self._jobs))
 
     def spent(self, owners: Collection[str] | None, limit: int) -> Sequence[Job]:
         """As `JobStore.spent`."""
         if owners is None:
-            return [self._jobs[each] for *_, each in self._spent[:limit]]
-        mine = _union(self._by_owner, owners)
+            return [self._jobs[each] for *_, each in self._list(_SPENT)[:limit]]
+        mine = self._of_any("owner", owners)
         ranks = [rank for _, each in mine if (rank := retention.spent(self._jobs[each]))]
         return [self._jobs[each] for *_, each in sorted(ranks)[:limit]]
 
     def due(self, stage: Stage, until: float) -> Sequence[Job]:
         """As `JobStore.due`."""
-        waiting = self._stages[stage]
+        waiting = self._list(("stage", stage))
         return [
             self._jobs[each]
             for _, each in waiting[: bisect_right(waiting, until, key=itemgetter(0))]
@@ -99,61 +99,72 @@ class JobIndex:
 
     def pending(self, endpoint: str, until: float, limit: int) -> Sequence[Job]:
         """As `Outbox.pending`."""
-        waiting = self._pending.get(endpoint, [])
+        waiting = self._list(("pending", endpoint))
         end = min(limit, bisect_right(waiting, until, key=itemgetter(0)))
         return [self._jobs[each] for _, each in waiting[:end]]
 
     def backlog(self, endpoint: str) -> int:
         """As `Outbox.backlog`."""
-        return len(self._pending.get(endpoint, ()))
+        return len(self._list(("pending", endpoint)))
 
     def put(self, job: Job) -> None:
-        """Add the job, or replace the one with its id."""
-        self._unlink(job.id)
-        self._jobs[job.id] = job
-        sort_key = job.sort_key
-        insort(self._by_age, sort_key)
-        for owner in {*job.owners}:
-            insort(self._by_owner[owner], sort_key)
-            if not job.terminal:
-                self._live[owner].add(job.id)
-        if (found := retention.stage(job)) is not None:
-            insort(self._stages[found[0]], (found[1], job.id))
-        if (rank := retention.spent(job)) is not None:
-            insort(self._spent, rank)
-        for endpoint, due in outbox.pending(job).items():
-            insort(self._pending[endpoint], (due, job.id))
-        if job.request.session is not None:
-            insort(self._by_session[job.request.session.lower()], sort_key)
-        self._by_key |= dict.fromkeys(claims(job), job.id)
+        """Add the job, or replace the one with its id. A MemoryError changes nothing."""
+        old = self._jobs.get(job.id)
+        before, after = _links(old), _links(job)
+        claimed, kept = claims(job), () if old is None else claims(old)
+        try:
+            for link in after - before:
+                self._insert(link)
+            for claim in claimed:
+                self._by_key[claim] = job.id
+            self._jobs[job.id] = job
+        except MemoryError:
+            self._unlink(job.id, after - before, [each for each in claimed if each not in kept])
+            raise
+        self._unlink(job.id, before - after, [each for each in kept if each not in claimed])
         self._wake(job.id)
 
     def drop(self, id: str) -> None:
-        """Forget the job."""
-        self._unlink(id)
+        """Forget the job. A MemoryError changes nothing."""
+        job = self._jobs.get(id)
+        if job is not None:
+            links = _links(job)
+            del self._jobs[id]
+            self._unlink(id, links, claims(job))
         self._wake(id)
 
-    def _unlink(self, id: str) -> None:
-        job = self._jobs.pop(id, None)
-        if job is None:
-            return
-        sort_key = job.sort_key
-        del self._by_age[bisect_left(self._by_age, sort_key)]
-        for owner in {*job.owners}:
-            _remove(self._by_owner, owner, sort_key)
-            _discard(self._live, owner, id)
-        if (found := retention.stage(job)) is not None:
-            del self._stages[found[0]][bisect_left(self._stages[found[0]], (found[1], id))]
-        if (rank := retention.spent(job)) is not None:
-            del self._spent[bisect_left(self._spent, rank)]
-        for endpoint, due in outbox.pending(job).items():
-            waiting = self._pending[endpoint]
-            del waiting[bisect_left(waiting, (due, id))]
-        if job.request.session is not None:
-            _remove(self._by_session, job.request.session.lower(), sort_key)
-        for claim in claims(job):
+    def _insert(self, link: _Link) -> None:
+        key, entry = link
+        entries = self._lists.get(key)
+        if entries is None:
+            self._lists[key] = [entry]
+        else:
+            insort(entries, entry)
+
+    def _unlink(
+        self, id: str, links: Collection[_Link], claimed: Collection[tuple[str, str]]
+    ) -> None:
+        """Remove those of the links and idempotency keys of a job that there are."""
+        for key, entry in links:
+            entries = self._lists.get(key, [])
+            at = bisect_left(entries, entry)
+            if at < len(entries) and entries[at] == entry:
+                del entries[at]
+                if not entries:  # the index must not outgrow the jobs
+                    del self._lists[key]
+        for claim in claimed:
             if self._by_key.get(claim) == id:
                 del self._by_key[claim]
+
+    def _list(self, key: _List) -> Sequence[Any]:
+        return self._lists.get(key, ())
+
+    def _of_any(self, kind: str, owners: Collection[str]) -> Collection[_SortKey]:
+        """What the owners' lists of that kind have, once each. Most callers have one owner, whose
+        list is not copied.
+        """
+        found = [self._list((kind, owner)) for owner in owners]
+        return found[0] if len(found) == 1 else set().union(*found)
 
     async def wait(self, id: str, version: int, timeout: float) -> Job | None:
         """As `JobStore.wait`."""
@@ -182,18 +193,24 @@ class JobIndex:
                 changed.cancel()
 
 
-def _union(index: Mapping[str, Collection[_T]], owners: Collection[str]) -> Collection[_T]:
-    """What the owners have, once each. Most callers have one owner, whose part is not copied."""
-    found = [index[owner] for owner in owners if owner in index]
-    return found[0] if len(found) == 1 else set().union(*found)
-
-
-def _remove(index: defaultdict[str, list[_SortKey]], key: str, sort_key: _SortKey) -> None:
-    """Remove `sort_key` from its sorted list, and the list if it is empty then."""
-    keys = index[key]
-    del keys[bisect_left(keys, sort_key)]
-    if not keys:
-        del index[key]
+def _links(job: Job | None) -> set[_Link]:
+    if job is None:
+        return set()
+    sort_key = job.sort_key
+    links: set[_Link] = {(_ALL, sort_key)}
+    for owner in job.owners:
+        links.add((("owner", owner), sort_key))
+        if not job.terminal:
+            links.add((("live", owner), sort_key))
+    if (found := retention.stage(job)) is not None:
+        links.add((("stage", found[0]), (found[1], job.id)))
+    if (rank := retention.spent(job)) is not None:
+        links.add((_SPENT, rank))
+    for endpoint, due in outbox.pending(job).items():
+        links.add((("pending", endpoint), (due, job.id)))
+    if job.request.session is not None:
+        links.add((("session", job.request.session.lower()), sort_key))
+    return links
 
 
 def _discard(index: defaultdict[str, set[_T]], key: str, member: _T) -> None:

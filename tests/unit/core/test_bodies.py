@@ -18,7 +18,7 @@ from proxy.core.http.bodies import (
     Chunks,
     body_of,
 )
-from proxy.core.http.heads import Framing, MalformedMessage
+from proxy.core.http.heads import MAX_FIELDS, Framing, MalformedMessage
 
 
 def run(body: Body, *reads: bytes) -> tuple[bytes, bytes]:
@@ -281,6 +281,24 @@ def test_chunk_extensions_are_bounded(*, step: int, decode: bool) -> None:
         chunks.feed(raw[fed : fed + step])
     with pytest.raises(MalformedMessage, match="extensions"):
         chunks.feed(raw[last : last + step])
+
+
+def test_12_a_scanner_stops_after_many_trailers() -> None:
+    """64 KiB of them take 50 ms, and each of a thousand strangers may send them."""
+    trailers = b"a:\r\n" * 1000
+    body = Chunks(most=512)
+    forward, rest = body.feed(b"0\r\n" + trailers + b"\r\n")
+    assert rest == trailers[512 * 4 - 4 :] + b"\r\n"
+    body.scanned = 0
+    assert (forward + body.feed(rest)[0], body.done) == (b"0\r\n" + trailers + b"\r\n", True)
+
+
+def test_12_as_many_trailers_as_fields_of_a_head_are_accepted() -> None:
+    body = Chunks()
+    body.feed(b"0\r\n" + b"a:\r\n" * MAX_FIELDS)
+    assert not body.done
+    with pytest.raises(MalformedMessage, match="trailer"):
+        body.feed(b"a:\r\n")
 
 
 def test_large_chunks_may_all_have_an_extension() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from bisect import insort
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,16 +14,17 @@ import pytest
 from diskcache import Timeout
 from structlog.testing import capture_logs
 
-from proxy.core.events import Claimed
+from proxy.core.events import Claimed, Failed
 from proxy.core.job import Job
 from proxy.core.job_codec import encode
 from proxy.core.transitions import advance
-from proxy.ports import StoreUnavailable
-from proxy.stores.disk_jobs import database, group_commit
+from proxy.ports import Counts, StoreUnavailable
+from proxy.stores.disk_jobs import database, group_commit, index
 from proxy.stores.disk_jobs.database import KEEP, Change
 from proxy.stores.disk_jobs.group_commit import GroupCommit
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.support.fakes import new_job
+from tests.unit.stores.records import ERROR
 
 
 class Writer:
@@ -128,6 +130,28 @@ async def test_a_change_that_cannot_be_shown_fails_alone(writer: Writer) -> None
     assert [each["job"] for each in logs] == ["bad"]
 
 
+async def test_a_change_that_finds_no_memory_to_be_applied_is_applied_later(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored: the next change of the same job must be decided on it."""
+    lacks = ["b", "b", "a"]
+
+    def lacking(change: Change) -> None:
+        if lacks and lacks[-1] == change.id:
+            lacks.pop()
+            raise MemoryError
+        writer.applied.append(change.id)
+
+    monkeypatch.setattr(writer.writer, "_apply", lacking)
+    submitted = [writer.submit(each, key) for each, key in ("aj", "bk", "cl", "dk")]
+    writer.gate.set()
+    async with asyncio.timeout(20):
+        assert await asyncio.gather(*submitted) == ["a", "b", "c", "d"]
+        await writer.writer.drained()
+    assert not lacks
+    assert writer.applied == ["a", "b", "c", "d"]
+
+
 @pytest.fixture
 async def jobs(tmp_path: Path) -> AsyncIterator[DiskJobs]:
     store = await DiskJobs.open(tmp_path)
@@ -160,6 +184,41 @@ async def test_a_record_that_cannot_be_written_fails_alone(
     monkeypatch.undo()
     assert await jobs.list() == sorted([new[0], old[1], new[2]], key=_order, reverse=True)
     assert await jobs.replace(old[1], new[1])
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+async def test_without_memory_for_one_change_all_jobs_stay_in_the_index(
+    jobs: DiskJobs, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """The entries of its neighbours in the sorted lists were removed instead of its own."""
+    old = [
+        await jobs.add(new_job(number, key=f"k{number}", owner=f"o{number}"), b"{}")
+        for number in range(4)
+    ]
+    calls = 0
+
+    def lacking(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == nth:
+            raise MemoryError
+        insort(*args)
+
+    monkeypatch.setattr(index, "insort", lacking)
+    expected = []
+    for job in old:
+        claimed = advance(job, Claimed("r"), 2.0)
+        done = advance(claimed, Failed(ERROR), 3.0)
+        assert await jobs.replace(job, claimed)
+        assert await jobs.replace(claimed, done)
+        expected.append(done)
+    assert calls >= nth
+    assert await jobs.list() == sorted(expected, key=_order, reverse=True)
+    for job in expected:
+        assert [*await jobs.spent(job.owners, 9)] == [job]
+        assert await jobs.counts(job.owners) == Counts(0, 1, 4)
+    await jobs.remove(expected[0])
+    assert await jobs.list() == sorted(expected[1:], key=_order, reverse=True)
 
 
 async def test_changes_wait_once_for_a_locked_database(

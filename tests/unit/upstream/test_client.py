@@ -16,7 +16,7 @@ import pytest
 import trustme
 
 import proxy
-from proxy.core.http.heads import parse_request
+from proxy.core.http.heads import MAX_FIELDS, parse_request
 from proxy.net.tls import upstream_context
 from proxy.net.tls_transport import TlsTransport
 from proxy.ports import (
@@ -112,6 +112,14 @@ async def test_12_an_invalid_head_is_never_sent(target: bytes, field: tuple[byte
         with pytest.raises(ValueError, match="malformed request"):
             await caller.upstream.send(b"GET", target, (field,), timeout=LIMIT, stall=LIMIT)
         assert caller.origin.accepted == 0
+
+
+async def test_a_client_may_have_as_many_fields_as_a_head_may_have() -> None:
+    """The proxy adds its own to them, such as a check's Accept."""
+    fields = [(b"Host", b"h"), *[(b"Cookie", b"a")] * (MAX_FIELDS - 1), (b"Accept", b"*/*")]
+    async with calling(script_for(OK)) as caller:
+        sent = caller.upstream.send(b"POST", b"/", fields, timeout=LIMIT, stall=LIMIT)
+        assert await whole(await sent) == b"ok"
 
 
 async def test_the_body_is_sent_byte_for_byte() -> None:
