@@ -240,13 +240,19 @@ class Reception:
 
     async def _report_regularly(self) -> None:
         while True:
-            await asyncio.sleep(_PROGRESS_INTERVAL - _SYNC_TIME)
-            self._publish()
-            await asyncio.sleep(_SYNC_TIME)
-            self._publish()
-            job = self._record.job
-            if self.offset > job.received or self._published > job.published:
-                await self.report()
+            try:
+                await self._report_next()
+            except MemoryError:  # the next report has it; this may have been before any wait
+                await asyncio.sleep(0)
+
+    async def _report_next(self) -> None:
+        await asyncio.sleep(_PROGRESS_INTERVAL - _SYNC_TIME)
+        self._publish()
+        await asyncio.sleep(_SYNC_TIME)
+        self._publish()
+        job = self._record.job
+        if self.offset > job.received or self._published > job.published:
+            await self.report()
 
     def _publish(self) -> None:
         """Let the clients of other replicas have what is stored, if clients follow the file."""

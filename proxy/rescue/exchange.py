@@ -195,23 +195,32 @@ class RescueExchange:
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
-        peer = client_address(self._client.peer.decode("latin-1"), self._needs.trusted, self._lines)
-        with bound_contextvars(request_id=request_id(self._head), client=peer):
+        try:
+            named = self._client.peer.decode("latin-1")
+            peer = client_address(named, self._needs.trusted, self._lines)
+            with bound_contextvars(request_id=request_id(self._head), client=peer):
+                await self._rescue(peer)
+        except Exception:  # the client would wait for ever
+            self._give_up()
+            raise
+
+    async def _rescue(self, peer: str | None) -> None:
+        # the log comes last: there may be no memory for it
+        try:
+            call = await self._call(peer)
+            found = RELAYED if call is None else await self._outcome(call)
+            # the response may take hours, and the memory of the body does not count any more
+            del call
             try:
-                call = await self._call(peer)
-                found = RELAYED if call is None else await self._outcome(call)
-                # the response may take hours, and the memory of the body does not count any more
-                del call
-                try:
-                    await self._respond(found)
-                finally:
-                    await _close(found)
-            except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
-                log.warning("rescued response broken off", reason=str(why))
-                self._give_up()
-            except Exception:
-                log.exception("rescue failed")
-                self._give_up()
+                await self._respond(found)
+            finally:
+                await _close(found)
+        except (PartialLost, StoreUnavailable, UpstreamFailure, Short) as why:
+            self._give_up()
+            log.warning("rescued response broken off", reason=str(why))
+        except Exception:
+            self._give_up()
+            log.exception("rescue failed")
 
     async def _outcome(self, call: Call) -> Outcome:
         """What the client gets, in a span that the job's request to VB365 belongs to."""

@@ -6,6 +6,8 @@ import asyncio
 import gc
 from typing import Any
 
+import pytest
+
 from proxy.jobs.reception import Reception
 from proxy.jobs.record import Record
 from proxy.jobs.reservations import Reservations
@@ -47,3 +49,35 @@ async def test_a_file_that_cannot_be_kept_is_no_error_of_a_cancelled_task() -> N
         await asyncio.sleep(0)
     gc.collect()
     assert unhandled == []
+
+
+async def test_5_progress_is_reported_after_a_moment_without_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also without any for the wait itself. Other tasks have their turns meanwhile."""
+    monkeypatch.setattr("proxy.jobs.reception._PROGRESS_INTERVAL", 0.02)
+    monkeypatch.setattr("proxy.jobs.reception._SYNC_TIME", 0.01)
+    jobs = MemoryJobs()
+    artifacts = MemoryArtifacts(clock=lambda: 0.0)
+    record = Record(jobs, new_job(), lambda: 0.0)
+    reception = Reception(record, artifacts, Reservations(artifacts, min_free=0, max_bytes=0))
+    reported, shortages = asyncio.Event(), [MemoryError] * 3
+    sleep = asyncio.sleep
+
+    async def scarce(seconds: float) -> None:
+        if seconds and shortages:
+            raise shortages.pop()
+        await sleep(seconds)
+
+    async def report() -> None:
+        if len(calls) < 3:
+            calls.append(1)
+            raise MemoryError
+        reported.set()
+
+    calls: list[int] = []
+    monkeypatch.setattr(Reception, "offset", 1)
+    monkeypatch.setattr(reception, "report", report)
+    monkeypatch.setattr(asyncio, "sleep", scarce)
+    async with reception._reporting(), asyncio.timeout(10):
+        await reported.wait()

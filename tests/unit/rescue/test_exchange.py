@@ -108,3 +108,25 @@ async def test_14_a_client_for_whose_relaying_there_is_no_memory_is_broken_off(
     assert exchange._task is not None
     await asyncio.gather(exchange._task, return_exceptions=True)
     client.break_off.assert_called_once_with(Ending.ABORTED)
+
+
+@pytest.mark.parametrize("shortage", ["warning", "exception", "bound_contextvars"])
+async def test_14_a_client_is_not_forgotten_for_lack_of_memory_for_the_log(
+    monkeypatch: pytest.MonkeyPatch, shortage: str
+) -> None:
+    """Its request is relayed, as after every failure before its response."""
+
+    async def outcome(call: Any) -> Outcome:
+        raise StoreUnavailable("away") if shortage == "warning" else MemoryError
+
+    no_memory = MagicMock(side_effect=MemoryError)
+    if shortage == "bound_contextvars":
+        monkeypatch.setattr("proxy.rescue.exchange.bound_contextvars", no_memory)
+    else:
+        monkeypatch.setattr("proxy.rescue.exchange.log", MagicMock(**{shortage: no_memory}))
+    relay = MagicMock()
+    exchange, _ = exchange_for(outcome, relay)
+    exchange.begin()
+    assert exchange._task is not None
+    await asyncio.gather(exchange._task, return_exceptions=True)
+    relay.start.assert_called_once()
