@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from proxy.upstream.access import Access
 from tests.support import redis_server
 from tests.support.redis_server import RedisServer
 
@@ -16,26 +15,6 @@ settings.register_profile("default", deadline=None)
 settings.register_profile("check", deadline=None, max_examples=25)  # `make check`: soon done
 settings.register_profile("fuzz", deadline=None, max_examples=10_000)
 settings.load_profile("default")
-
-
-@pytest.fixture
-def anonymous_check() -> None:
-    """The proxies of the test ask VB365 without credentials, as in production."""
-
-
-@pytest.fixture(autouse=True)
-def _no_anonymous_check(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Those of all other tests do not, so that tests know all requests, and upstreams that they
-    script may respond 200 to anything. This does not apply to other processes.
-    """
-
-    async def nothing(_: Access) -> None:
-        pass
-
-    with pytest.MonkeyPatch.context() as patch:  # a test may undo its own `monkeypatch`
-        if "anonymous_check" not in request.fixturenames:
-            patch.setattr(Access, "watch", nothing)
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -33,8 +33,8 @@ from proxy.upstream.verdict import DENIED, UNDECIDED, UNKNOWN, is_decision, is_s
 
 #: VB365's responses to a token that it, or a server in front of it, finds too long.
 _TOO_LONG = (413, 414, 431)
-#: Seconds between two checks without credentials, and until VB365 has responded to one.
-_ANONYMOUS_INTERVAL, _ANONYMOUS_RETRY = 60.0, 5.0
+#: Seconds from the start to the first check without credentials, and between two of them.
+_ANONYMOUS_START, _ANONYMOUS_INTERVAL = 30.0, 60.0
 
 
 class Access:
@@ -161,11 +161,11 @@ class Access:
         """Repeat the identity check without credentials until cancelled. What was learnt while it
         succeeded is dropped, and what was learnt before: it may have been wrong already.
         """
+        await asyncio.sleep(_ANONYMOUS_START)
         while True:
             if await self._anonymous.run(self._checks.identity_target):
                 self._checks.forget()
-            known = self._anonymous.succeeds is not None
-            await asyncio.sleep(_ANONYMOUS_INTERVAL if known else _ANONYMOUS_RETRY)
+            await asyncio.sleep(_ANONYMOUS_INTERVAL)
 
     async def owns(self, credentials: Credentials, job: Job) -> bool:
         """Report whether the job is this caller's own. Raises `Problem` 503 if that depends on a

@@ -31,23 +31,21 @@ class AnonymousCheck:
 
     def __init__(self, questions: Questions) -> None:
         self._questions = questions
-        #: Whether the check has succeeded the last time that VB365 responded, None before that.
-        self.succeeds: bool | None = None
+        #: Whether the check has succeeded the last time that VB365 responded.
+        self.succeeds = False
 
     async def run(self, target: str) -> bool:
-        """Send the check to `target`, and report whether VB365's responses until now prove nothing:
-        it succeeds, did so the last time, or never had a response. If VB365 does not respond,
-        nothing has changed.
+        """Send the check to `target`, and report whether what VB365 has accepted until now proves
+        nothing: the check succeeds, or did so the last time that VB365 responded.
         """
         before = self.succeeds
         try:
             status = await self._questions.status(target, _NOBODY, standing=Standing.KNOWN)
         except Problem:
-            return before is True
-        if status in UNDECIDED:
-            return before is True
-        self._store(is_success(status))
-        return before is not False or self.succeeds is True
+            return before
+        if status not in UNDECIDED:
+            self._store(is_success(status))
+        return before or self.succeeds
 
     def _store(self, success: bool) -> None:
         before, self.succeeds = self.succeeds, success

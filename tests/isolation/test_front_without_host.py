@@ -19,15 +19,16 @@ from tests.support.local_proxy import settings_of
 from tests.support.wire import ask
 
 
-@pytest.mark.usefixtures("anonymous_check")
 async def test_a_forged_token_is_nobody(
     make_stage: MakeStage,
     tmp_path: Path,
     closing: contextlib.AsyncExitStack,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """§2, §8: it finds no job of the identity that it claims, and takes no key of it; /readyz says
     what to correct.
     """
+    monkeypatch.setattr("proxy.upstream.access._ANONYMOUS_START", 0)
     stage = await make_stage({"token": "jwt", "size": 1000})
     front = await closing.enter_async_context(fronted(stage.simulator))
     await stage.running.stop()

@@ -28,9 +28,9 @@ async def turns() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(anonymous_check: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access_module, "_ANONYMOUS_INTERVAL", 0)
-    monkeypatch.setattr(access_module, "_ANONYMOUS_RETRY", 0)
+    monkeypatch.setattr(access_module, "_ANONYMOUS_START", 0)
 
 
 @contextlib.asynccontextmanager
@@ -132,19 +132,6 @@ async def test_a_response_from_while_anybody_was_accepted_confirms_nobody(
         gate.set()
         assert (await seen).status == 401
     assert not access.knows(forged.fields)
-
-
-async def test_what_was_learnt_before_the_first_check_is_dropped() -> None:
-    """§2: while VB365 does not respond to it, nothing shows that a success proves anything."""
-    access, vb365, _ = make(lambda *_: 200)
-    vb365.anonymous = None
-    forged = credentials(jwt("alice", "forged"))
-    async with watched(access):
-        assert await access.learn(forged) is True
-        vb365.anonymous, vb365.decide = 401, lambda *_: 401
-        await turns()
-        assert not access.knows(forged.fields)
-        assert access.owners(forged) == access.hashes(forged)
 
 
 async def test_what_was_learnt_between_two_checks_that_fail_is_kept() -> None:
