@@ -18,9 +18,10 @@ from typing import Any
 from rich.console import Console
 
 from proxy.client.display import Display
-from proxy.client.errors import CommandError
+from proxy.client.errors import CommandError, CorruptFile, ErrorResponse
 from proxy.client.export import ExportOptions, complete
 from proxy.client.files import safe_component
+from proxy.client.locking import try_lock
 from proxy.client.objects import Entry, Kind, pick
 from proxy.client.vb365 import VB365, base, open_session, stop_session
 from proxy.core.paths import Links
@@ -30,6 +31,8 @@ from proxy.core.text import NotUtf8, decoded
 _DONE = {0: "Success", 3: "Warning"}
 _FAILED = "Failed"
 EXIT_SOME_FAILED = 5
+#: The job or its file no longer exists, or the key is one of another request (CONTRACT §8).
+_NO_JOB = frozenset({404, 410, 422})
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
 #: The path of an export below its session, and its body.
@@ -57,17 +60,29 @@ class Result:
 
 class State:
     """The file that remembers, between runs, the session, the jobs and the results. It is written
-    before and after each step, as a whole.
+    before and after each step, as a whole, and used by one run at a time.
     """
 
     def __init__(self, path: Path | None, about: str) -> None:
-        """Read the file, if there is one. Raises `CommandError` if it is of another list."""
+        """Read the file, if there is one. Raises `CommandError` if it is of another list, or if
+        another run uses it.
+        """
         self._path = path
         self._about = about
         self.session: str | None = None
         self.rows: dict[str, dict[str, Any]] = {}
-        if path is not None and path.exists():
-            self._read(path)
+        self._lock = None if path is None else _locked(path)
+        try:
+            if path is not None and path.exists():
+                self._read(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another run use the file."""
+        if self._lock is not None:
+            os.close(self._lock)
 
     def _read(self, path: Path) -> None:
         try:
@@ -93,6 +108,13 @@ class State:
         self.rows[row.name] = members
         self.write()
 
+    def started(self, row: Row) -> dict[str, Any]:
+        """Return the job of the row, or the key and the session of a kick-off whose response did
+        not arrive.
+        """
+        known = self.rows.get(row.name, {})
+        return {name: known[name] for name in ("job", "key", "session") if name in known}
+
     def write(self) -> None:
         """Write the file, so that it is never half of one."""
         if self._path is None:
@@ -111,6 +133,21 @@ class State:
     def kept(self) -> bool:
         """Whether a later run can continue."""
         return self._path is not None
+
+
+def _locked(path: Path) -> int:
+    """Lock a file beside `path`, which is replaced by each write; return its descriptor."""
+    beside = path.with_name(f"{path.name}.lock")
+    try:
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise CommandError(
+            f"--state: {beside} cannot be opened: {error.strerror}", code=2
+        ) from error
+    if not try_lock(descriptor, beside):
+        os.close(descriptor)
+        raise CommandError(f"--state: {path} is in use: another command uses it", code=2)
+    return descriptor
 
 
 class _Line(Display):
@@ -145,7 +182,7 @@ class Batch:
 
     async def run(self) -> None:
         """Export all rows. The session is stopped at the end, unless it was given or a later run
-        continues with it.
+        continues with it: after an interruption, or an error that did not end the job.
         """
         pending = [row for row in self.rows if not self._finished_before(row)]
         if not pending:
@@ -159,15 +196,16 @@ class Batch:
             async with asyncio.TaskGroup() as tasks:
                 for row in pending:
                     tasks.create_task(self._one(row, session, objects, slots))
+            continues = self.state.kept and any("job" in self.state.started(row) for row in pending)
         except ExceptionGroup as group:  # for example, the state cannot be written
             raise group.exceptions[0] from None
         except asyncio.CancelledError:
             continues = self.state.kept
-            if continues:
-                self.display.say("The exports continue. Run the same command again to get the rest")
             raise
         finally:
-            if own and not continues:
+            if continues:
+                self.display.say("The exports continue. Run the same command again to get the rest")
+            elif own:
                 await stop_session(self.vb365, self.display, session)
                 self.state.session = None
                 self.state.write()
@@ -196,14 +234,19 @@ class Batch:
     async def _one(
         self, row: Row, session: str, objects: Sequence[Entry], slots: asyncio.Semaphore
     ) -> None:
-        """Export a row and note the result. An error fails this row only."""
+        """Export a row and note the result. An error fails this row only; a later run continues its
+        job, unless that is over.
+        """
         async with slots:
+            members = {}
             try:
                 result = await self._export(row, session, objects)
             except (CommandError, OSError) as error:
                 result = Result(_FAILED, str(error))
+                if not _is_over(error):
+                    members = self.state.started(row)
             self.results[row.number] = result
-            members = {"status": result.status}
+            members |= {"status": result.status}
             members |= {"file" if result.status in _DONE.values() else "error": result.text}
             self.state.note(row, **members)
             self._say(row, result)
@@ -220,21 +263,34 @@ class Batch:
         found = pick(self.kind, objects, row.name, "this restore session")
         path, body = await self.request(self.vb365, session, found)
         target = f"/{self.vb365.api}/{base(session)}/{path}"
-        key = str(uuid.uuid4())
+        key = self._key(row, session)
+        self.state.note(row, status="Starting", key=key, session=session)
         _, at = await self.vb365.proxy.kick_off(
             target, body, content_type="application/json", key=key, wait=True
         )
         self.state.note(row, status="Running", job=at.status)
         return await self._completed(row, at)
 
+    def _key(self, row: Row, session: str) -> str:
+        """That of a kick-off whose response did not arrive, so that it starts no second export."""
+        known = self.state.started(row)
+        key = known.get("key")
+        same = known.get("session") == session and isinstance(key, str)
+        return str(key) if same else str(uuid.uuid4())
+
     async def _continued(self, row: Row) -> Result | None:
-        """The result of the job of an interrupted run; None if there is none to use."""
+        """The result of the job of an interrupted run; None if there is none, or it is over.
+
+        Any other error fails the row: the job may go on.
+        """
         status = self.state.rows.get(row.name, {}).get("job")
         if not isinstance(status, str):
             return None
         try:
             result = await self._completed(row, Links(status))
-        except CommandError:
+        except CommandError as error:
+            if not _is_over(error):
+                raise
             return None
         return result if result.status in _DONE.values() else None
 
@@ -266,6 +322,12 @@ class Batch:
         counts = {each: statuses.count(each) for each in ("Success", "Warning", _FAILED)}
         words = [f"{count} {status}" for status, count in counts.items() if count]
         return f"{len(statuses)} exports: {', '.join(words) or 'none'}"
+
+
+def _is_over(error: Exception) -> bool:
+    """Whether there is no job, or none whose file can be used."""
+    gone = isinstance(error, ErrorResponse) and error.status in _NO_JOB
+    return gone or isinstance(error, CorruptFile)
 
 
 def read_rows(

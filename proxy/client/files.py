@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from proxy.client.errors import CommandError, CorruptFile
 from proxy.client.job import Job
-from proxy.client.locking import lock
+from proxy.client.locking import try_lock
 
 _SUFFIX = {"Pst": ".pst", "Zip": ".zip", "Msg": ".msg"}
 #: Suffixes that stand for a format. Others are kept: a .docx is a ZIP file too.
@@ -133,11 +133,15 @@ class PartialFile:
         # Unbuffered: a buffer would write the bytes of a failed write again later.
         self._file = FileIO(descriptor, "a+b")
         try:
-            lock(descriptor, path, "downloads this file")
+            self._lock()
             self._read()
         except BaseException:
             self._file.close()
             raise
+
+    def _lock(self) -> None:
+        if not try_lock(self._file.fileno(), self._path):
+            raise CommandError(f"{self._path} is in use: another command downloads this file")
 
     def _read(self) -> None:
         self._hash = hashlib.sha256()

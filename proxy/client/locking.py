@@ -8,8 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-from proxy.client.errors import CommandError
-
 if sys.platform == "win32":
     import msvcrt
 
@@ -45,16 +43,14 @@ else:
             return True
 
 
-def lock(descriptor: int, path: Path, doing: str) -> None:
-    """Lock the file that was opened at `path`, if its file system has locks. Raises `CommandError`
-    if another command has locked it, or has renamed it since it was opened.
+def try_lock(descriptor: int, path: Path) -> bool:
+    """Lock the file that was opened at `path`, if its file system has locks. Return False if
+    another command has locked it, or has renamed it since it was opened.
     """
     try:
         _lock(descriptor)
-        in_use = _renamed(descriptor, path)
+        return not _renamed(descriptor, path)
     except _IN_USE:
-        in_use = True
+        return False
     except OSError:  # for example, NFS without its lock service
-        return
-    if in_use:
-        raise CommandError(f"{path} is in use: another command {doing}")
+        return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -125,4 +126,5 @@ def export_list(
         lines = [(row.name, result.status, result.text) for row, result in results]
         return Outcome(batch.exit_code, listing((kind.noun, "status", "file or error"), lines))
 
-    run(connection, work)
+    with closing(state):
+        run(connection, work)

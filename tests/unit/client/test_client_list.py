@@ -6,21 +6,26 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
 from proxy.client.batch import State, filled, read_rows
-from proxy.client.errors import CommandError
+from proxy.client.errors import CommandError, ErrorResponse, Unreachable
 from proxy.client.objects import MAILBOX
+from proxy.client.proxy import Proxy
 from proxy.simulator import Kind, expected_sha256
 from tests.support.commands import started
 from tests.unit.client.conftest import SIZE, Stack, commanded
 
 AT = "2026-11-01T00:00"
 LINE = ("export", "mailbox", "--from", "list.csv", "--at", AT)
+CONTINUED = (*LINE, "--state", "state.json", "--parallel", "2")
 
 
 @pytest.fixture
@@ -116,9 +121,75 @@ def test_an_interrupted_list_continues_with_its_jobs(alice: Stack, here: Path) -
     """With --state, Ctrl-C leaves the exports and their session, and the next run gets the files:
     nothing is generated twice.
     """
+    interrupted(alice, here)
+    alice.simulator.release()
+    result = commanded(*CONTINUED)
+    assert (result.exit_code, generated(alice)) == (0, 3)
+    assert len([target for target in alice.paths() if target.endswith("/explore")]) == 1
+    assert all(is_whole(Path(row.split("\t")[2])) for row in result.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    "error", [Unreachable("no route"), ErrorResponse("busy", 503), ErrorResponse("who", 401)]
+)
+def test_a_job_that_cannot_be_asked_about_is_not_exported_again(
+    alice: Stack, here: Path, monkeypatch: pytest.MonkeyPatch, error: CommandError
+) -> None:
+    """It goes on meanwhile, and its session is kept for it."""
+    interrupted(alice, here)
+    with monkeypatch.context() as patched:
+        patched.setattr(Proxy, "job", AsyncMock(side_effect=error))
+        result = commanded(*CONTINUED)
+    assert (result.exit_code, result.stdout.count(f"\tFailed\t{error}")) == (5, 3)
+    alice.simulator.release()
+    result = commanded(*CONTINUED)
+    assert (result.exit_code, generated(alice)) == (0, 3)
+    assert len([target for target in alice.paths() if target.endswith("/explore")]) == 1
+
+
+def test_a_job_that_is_gone_is_exported_again(alice: Stack, here: Path) -> None:
+    interrupted(alice, here)
+    state = json.loads((here / "state.json").read_text(encoding="utf-8"))
+    job = state["rows"]["alice@contoso.com"]["job"]
+    state["rows"]["alice@contoso.com"]["job"] = job[:-8] + "0" * 8
+    (here / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    alice.simulator.release()
+    result = commanded(*CONTINUED)
+    assert (result.exit_code, generated(alice)) == (0, 4)
+
+
+def test_a_kick_off_without_a_response_is_repeated_with_its_key(
+    alice: Stack, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The response was lost, or the command was killed before it noted the job: it is joined."""
+    session = alice.simulator.open_session("alice")
+    line = ("export", "mailbox", "--from", "list.csv", "--session", session.id, "--state", "s")
+    kick_off = Proxy.kick_off
+
+    async def lose_the_response(*arguments: Any, **options: Any) -> Any:
+        await kick_off(*arguments, **options)
+        raise Unreachable("lost")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Proxy, "kick_off", lose_the_response)
+        assert commanded(*line).stdout.count("\tFailed\tlost") == 3
+    assert (commanded(*line).exit_code, generated(alice)) == (0, 3)
+    alice.simulator.sessions.stop(session)
+
+
+def test_a_state_is_of_one_run_at_a_time(alice: Stack, here: Path) -> None:
+    """Another would export everything that the first has not noted as started."""
+    with closing(State(Path("state.json"), "other")):
+        result = commanded(*CONTINUED)
+        assert (result.exit_code, alice.paths()) == (2, [])
+        assert "--state: state.json is in use: another command uses it" in result.stderr
+    assert commanded(*CONTINUED).exit_code == 0
+
+
+def interrupted(alice: Stack, here: Path) -> None:
+    """Start a list, and interrupt it while its first two exports are generated."""
     alice.simulator.fault(path="exportToPst", count=2, hold=True)
-    line = (*LINE, "--state", "state.json", "--parallel", "2")
-    with started(*line, env=dict(os.environ)) as process:
+    with started(*CONTINUED, env=dict(os.environ)) as process:
         assert process.stderr is not None
         process.stderr.readline()
         while started_jobs(here) != 2:
@@ -127,11 +198,6 @@ def test_an_interrupted_list_continues_with_its_jobs(alice: Stack, here: Path) -
         rest = process.stderr.read()
         assert process.wait(20) == 130
     assert "Run the same command again" in rest
-    alice.simulator.release()
-    result = commanded(*line)
-    assert (result.exit_code, generated(alice)) == (0, 3)
-    assert len([target for target in alice.paths() if target.endswith("/explore")]) == 1
-    assert all(is_whole(Path(row.split("\t")[2])) for row in result.stdout.splitlines())
 
 
 def still_running(process: Popen[str]) -> None:
@@ -186,8 +252,9 @@ def test_a_wrong_list_is_reported_before_anything_is_sent(
 
 def test_the_state_of_other_exports_is_not_used(here: Path) -> None:
     """With another time or organization, what is done there is not done here."""
-    State(here / "s", "mailbox 2026").write()
-    State(here / "s", "mailbox 2026")
+    for _ in range(2):
+        with closing(State(here / "s", "mailbox 2026")) as state:
+            state.write()
     with pytest.raises(CommandError, match=r"is of other exports \(mailbox 2026\)"):
         State(here / "s", "mailbox 2027")
 
