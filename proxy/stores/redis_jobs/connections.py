@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from redis.asyncio import Connection, SSLConnection, UnixDomainSocketConnection
@@ -26,7 +26,7 @@ from proxy.stores.redis_jobs.url import Location
 #: Seconds that a command may take, connecting included: a caller gets a 503 within 2 s (CONTRACT
 #: §18).
 BOUND = 1.5
-#: Connections for commands.
+#: Connections for commands that are not urgent.
 _MOST = 16
 #: Seconds between two questions to Sentinel.
 _LOOK = 1.0
@@ -77,35 +77,48 @@ class Connections:
             return True
         return (connection.host, connection.port) == self._named
 
-    async def run(self, script: Script, *args: Any) -> Any:
-        """Run a script and return its reply."""
+    async def run(self, script: Script, *args: Any, urgent: float | None = None) -> Any:
+        """Run a script and return its reply; see `command`."""
         tail = (*self._keys, *args)
+        repeatable = script.repeatable
         try:
-            return await self._execute(("EVALSHA", script.sha, *tail), script.repeatable)
+            return await self._execute(("EVALSHA", script.sha, *tail), repeatable, urgent)
         except NoScriptError:  # nothing was executed
-            return await self.command("EVAL", script.text, *tail, repeatable=script.repeatable)
+            return await self.command(
+                "EVAL", script.text, *tail, repeatable=repeatable, urgent=urgent
+            )
 
-    async def command(self, *command: Any, repeatable: bool = True) -> Any:
-        """Execute a command and return its reply. One that is not `repeatable` is sent once."""
+    async def command(
+        self, *command: Any, repeatable: bool = True, urgent: float | None = None
+    ) -> Any:
+        """Execute a command and return its reply. One that is not `repeatable` is sent once. One
+        with `urgent` may take so many seconds, and does not wait for others, which anybody's
+        requests may cause.
+        """
         try:
-            return await self._execute(command, repeatable)
+            return await self._execute(command, repeatable, urgent)
         except NoScriptError as why:
             raise self._refused(why) from why
 
-    async def _execute(self, command: tuple[Any, ...], repeatable: bool) -> Any:
+    async def _execute(
+        self, command: tuple[Any, ...], repeatable: bool, urgent: float | None
+    ) -> Any:
         if self._closed:
             raise StoreUnavailable("the job store is closed")
         self._busy += 1
         self._settled.clear()
+        bound = self.bound if urgent is None else urgent
         fault = f"has {_MOST} commands to execute before"
         try:
-            async with asyncio.timeout(self.bound), self._free:
-                fault = f"did not respond within {self.bound} s"
+            async with asyncio.timeout(bound), self._free if urgent is None else nullcontext():
+                fault = f"did not respond within {bound:g} s"
                 reply = await self._send(command, repeatable)
             self._availability.worked()
             return reply
         except TimeoutError:
-            pass
+            if urgent is not None:
+                # the repetition must not try one broken connection after the other
+                await self._drop_idle()
         except NoScriptError:
             raise
         except ResponseError as why:

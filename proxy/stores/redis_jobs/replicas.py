@@ -15,6 +15,8 @@ from proxy.stores.redis_jobs.connections import Connections
 
 #: The field of the cluster with the id that its replicas offer to an artifact store.
 _OFFERED = "offered"
+#: Seconds that the renewal of a lease may take, and the part of the lease that is the most.
+_PATIENCE, _SHARE = 5.0, 1 / 3
 
 
 class RedisReplicas:
@@ -25,6 +27,7 @@ class RedisReplicas:
         self._connections = connections
         self._prefix = prefix
         self._lease = round(lease * 1000)
+        self._patience = min(_PATIENCE, _SHARE * lease)
         self._identity: Identity | None = None
         self._owner_key = b""
 
@@ -80,7 +83,7 @@ class RedisReplicas:
         report = json.dumps({"running": running, "promised": promised})
         identity = () if self._identity is None else self._identity.fields()
         args = (self.replica, self._lease, report, self._owner_key, *identity)
-        key = await self._connections.run(scripts.RENEW, *args)
+        key = await self._connections.run(scripts.RENEW, *args, urgent=self._patience)
         if self._owner_key and key != self._owner_key:
             raise StoreUnavailable(
                 "the job store has lost its data, and another replica has begun with a new owner "
@@ -93,7 +96,7 @@ class RedisReplicas:
 
     async def replicas(self) -> Sequence[Replica]:
         """As `SharedJobs.replicas`."""
-        found = await self._connections.run(scripts.REPLICAS)
+        found = await self._connections.run(scripts.REPLICAS, urgent=self._patience)
         return [
             Replica(id=name.decode(), seen=float(seen), **json.loads(report))
             for name, seen, report in found

@@ -201,6 +201,37 @@ async def test_a_hanging_server_holds_no_connection_for_ever(
     assert await asyncio.gather(*(store.get(job.id) for _ in range(50))) == [job] * 50
 
 
+async def test_12_requests_of_strangers_do_not_delay_the_renewal_of_a_lease(
+    store: RedisJobs,
+) -> None:
+    """Each poll with an invented token and id reads the store. Another replica would take over the
+    jobs of one whose lease ends.
+    """
+    strangers = [
+        asyncio.create_task(store._connections.command("BLPOP", "nothing", 60)) for _ in range(600)
+    ]
+    await asyncio.sleep(0)
+    await store.renew(running=3, promised=0)
+    assert [each.running for each in await store.replicas()] == [3]
+    assert not any(each.done() for each in strangers)
+    await asyncio.wait(strangers)
+
+
+async def test_18_a_renewal_that_got_no_response_is_repeated_on_a_new_connection(
+    server: RedisServer, store: RedisJobs
+) -> None:
+    """Otherwise it would try one connection after the other that a firewall has dropped."""
+    await asyncio.gather(*(store.get("") for _ in range(9)))
+    assert store._connections._idle
+    store._patience = 0.2
+    server.pause()
+    with pytest.raises(StoreUnavailable, match="did not respond"):
+        await store.renew(running=0, promised=0)
+    assert not store._connections._idle
+    server.go_on()
+    await store.renew(running=0, promised=0)
+
+
 async def executed_scripts(store: RedisJobs) -> int:
     """How many scripts the server has executed."""
     found = await store._connections.command("INFO", "commandstats")
