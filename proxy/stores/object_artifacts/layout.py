@@ -119,6 +119,10 @@ class Sequence:
         sizes = chain.from_iterable(run.sizes for run in runs)
         self._starts = array("Q", accumulate(sizes, initial=0))
 
+    def add(self, size: int) -> None:
+        """Add a segment to the last run, which may have been empty."""
+        self._starts.append(self._starts[-1] + size)
+
     def at(self, offset: int) -> Segment:
         """The segment that has the byte at the offset, which is less than the size of the file."""
         index = bisect_right(self._starts, offset) - 1

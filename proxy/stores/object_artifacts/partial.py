@@ -13,7 +13,16 @@ from proxy.ports import Artifact, LengthMismatch, PartialLost, StorageFull, Stor
 from proxy.stores.object_artifacts.documents import read_commit, read_head
 from proxy.stores.object_artifacts.failures import Missing
 from proxy.stores.object_artifacts.interface import Store
-from proxy.stores.object_artifacts.layout import Commit, Head, Place, Run, Segment, by_fence, length
+from proxy.stores.object_artifacts.layout import (
+    Commit,
+    Head,
+    Place,
+    Run,
+    Segment,
+    Sequence,
+    by_fence,
+    length,
+)
 from proxy.stores.object_artifacts.tail import ObjectTail
 from proxy.stores.partial_state import PartialState
 from proxy.stores.threads import undisturbed
@@ -54,6 +63,8 @@ class ObjectPartial:
         self._digest = digest
         #: Sizes of the segments that this writer has begun to store.
         self._sizes: list[int] = []
+        #: All segments, found and begun.
+        self._segments = Sequence(place, (*head.runs, Run(head.token, ())))
         self._first = sum(len(run.sizes) for run in head.runs)
         self._sealed = length(head.runs)
         self._buffer = bytearray()
@@ -86,8 +97,7 @@ class ObjectPartial:
 
     def segment_at(self, start: int) -> Segment:
         """The stored segment that has the byte `start`."""
-        found = self.place.listed(self._runs)
-        return next(each for each in found if start < each.start + each.size)
+        return self._segments.at(start)
 
     def tail(self) -> ObjectTail:
         """A follower of the file."""
@@ -122,6 +132,7 @@ class ObjectPartial:
         pending = _Pending(self._first + len(self._sizes), self._sealed, data)
         self._pending[pending.index] = pending
         self._sizes.append(len(data))
+        self._segments.add(len(data))
         self._sealed += len(data)
         self._begin(pending)
 
@@ -177,10 +188,12 @@ class ObjectPartial:
         """As `Partial.read`."""
         self._state.check()
         pieces = []
-        for segment in self.place.listed(self._runs):
-            first, last = max(start, segment.start), min(stop, segment.start + segment.size)
-            if first < last:
-                pieces.append(await self._read(segment, first, last))
+        at, sealed = start, min(stop, self._sealed)
+        while at < sealed:
+            segment = self._segments.at(at)
+            last = min(sealed, segment.start + segment.size)
+            pieces.append(await self._read(segment, at, last))
+            at = last
         if stop > self._sealed:
             view = self._buffer[max(0, start - self._sealed) : stop - self._sealed]
             pieces.append(bytes(view))

@@ -10,6 +10,7 @@ import pytest
 from proxy.stores.object_artifacts import partial as partial_
 from proxy.stores.object_artifacts import reader
 from proxy.stores.object_artifacts.bucket import Bucket
+from proxy.stores.object_artifacts.layout import Place
 from proxy.stores.object_artifacts.location import Location
 from proxy.stores.object_artifacts.reader import ObjectReader
 from proxy.stores.object_artifacts.store import ObjectArtifacts
@@ -91,3 +92,34 @@ async def test_large_pieces_are_for_few_readers_at_a_time(
 )
 async def test_a_range_may_cross_segments(file: ObjectReader, start: int, stop: int) -> None:
     assert b"".join([piece async for piece in file.chunks(start, stop)]) == CONTENT[start:stop]
+
+
+async def test_14_a_segment_of_a_growing_file_is_found_without_a_list_of_all(
+    store: ObjectArtifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each follower needs one for each segment; of 400 GiB, a list took 200 ms of the loop."""
+    monkeypatch.setattr(partial_, "SEGMENT", MIB)
+    job = new_id()
+    partial = await store.create(job)
+    await partial.write(CONTENT[: 2 * MIB + 5])
+    await partial.keep()
+    file = await store.resume(job)
+    tail = store.tail(job)
+    assert file is not None
+    assert tail is not None
+    await file.write(CONTENT[file.offset :])
+    await file._settled()
+
+    def listed(place: Place, runs: object) -> None:
+        raise AssertionError("all segments are listed")
+
+    with monkeypatch.context() as unlisted:
+        unlisted.setattr(Place, "listed", listed)
+        read = b""
+        while len(read) < len(CONTENT):
+            read += await tail.read(len(read))
+        assert read == CONTENT
+        assert await file.read(5, len(CONTENT)) == CONTENT[5:]
+        assert await file.read(MIB, MIB + 1) == CONTENT[MIB : MIB + 1]
+    await tail.close()
+    await file.discard()
