@@ -105,15 +105,15 @@ class Member:
         if self._is_late():
             self._late = elapsed()
         self._renewed = elapsed()
-        others = [each for each in await self._jobs.replicas() if each.id != self._lease.replica]
-        runner.count_others(sum(each.promised for each in others))
         if ended:
             if self._lease.term > 1:
                 log.warning(
                     "the lease of this replica had ended: others may have taken its jobs over",
                     replica=self._lease.replica,
                 )
-            self._unchecked.set()
+            self._unchecked.set()  # the next call, if this one fails, no longer knows
+        others = [each for each in await self._jobs.replicas() if each.id != self._lease.replica]
+        runner.count_others(sum(each.promised for each in others))
 
     async def _settle_orphans(self) -> None:
         """Take over the jobs of lost replicas. If the store was away, or this replica has hung, as

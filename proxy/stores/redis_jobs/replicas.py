@@ -96,7 +96,7 @@ class RedisReplicas:
 
     async def replicas(self) -> Sequence[Replica]:
         """As `SharedJobs.replicas`."""
-        found = await self._connections.run(scripts.REPLICAS, urgent=self._patience)
+        found = await self._connections.run(scripts.REPLICAS)
         return [
             Replica(id=name.decode(), seen=float(seen), **json.loads(report))
             for name, seen, report in found

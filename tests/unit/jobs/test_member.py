@@ -18,7 +18,9 @@ from proxy.ports import Changes, StoreUnavailable
 class Others:
     """What a member needs. It notes its steps: "check all", "check <id>", "resume" and "fill"."""
 
-    running = promised = 0
+    running = promised = term = 0
+    #: Whether the next renewal finds that the lease had ended.
+    ended = False
 
     def __init__(self) -> None:
         self.readers: list[Changes] = []
@@ -62,9 +64,11 @@ class Others:
 
     async def renew(self, *, running: int, promised: int) -> bool:
         await self._step("renew")
-        return False
+        ended, self.ended = self.ended, False
+        return ended
 
     async def replicas(self) -> list[Any]:
+        await self._step("replicas")
         return []
 
     def count_others(self, promised: int) -> None:
@@ -147,6 +151,19 @@ async def test_18_a_lease_that_could_not_be_renewed_is_renewed_soon(
     monkeypatch.setattr("random.uniform", lambda *_: next(factors, 1.0))
     async with following(others):
         await until(lambda: others.steps.count("renew") == 2)
+
+
+async def test_18_all_jobs_are_looked_at_after_a_lease_that_had_ended(
+    others: Others, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may have taken them over, also if the store fails just after the renewal."""
+    others.ended = True
+    others.faults["replicas"] = StoreUnavailable("away")
+    factors = iter([0.0] * 6)  # the first pause of each step is over at once
+    monkeypatch.setattr("random.uniform", lambda *_: next(factors, 1.0))
+    async with following(others):
+        await until(lambda: others.steps.count("renew") == 2)
+        await until(lambda: "check all" in others.steps)
 
 
 @pytest.fixture

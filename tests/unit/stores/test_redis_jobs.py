@@ -212,9 +212,10 @@ async def test_12_requests_of_strangers_do_not_delay_the_renewal_of_a_lease(
     ]
     await asyncio.sleep(0)
     await store.renew(running=3, promised=0)
-    assert [each.running for each in await store.replicas()] == [3]
     assert not any(each.done() for each in strangers)
     await asyncio.wait(strangers)
+    await available(store.replicas)
+    assert [each.running for each in await store.replicas()] == [3]
 
 
 async def test_18_a_renewal_that_got_no_response_is_repeated_on_a_new_connection(
