@@ -88,7 +88,12 @@ class SharedQueue:
             return
         self._waiting[run] = job
         async with self._claiming:
-            await self._try(run)
+            if not self._unconfirmed:
+                await self._try(run)
+            elif run in self._waiting:
+                # its claim would wait, and come after theirs: kick-offs that were stored before the
+                # store became unavailable would get their 202 one after the other
+                self._unconfirmed[run] = None
 
     async def fill(self) -> None:
         """As `Queue.fill`."""

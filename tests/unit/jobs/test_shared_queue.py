@@ -114,7 +114,9 @@ async def test_18_a_job_starts_whose_claim_of_the_last_slot_was_late(
 
 
 class Claims:
-    """A shared store that grants the claims of the jobs in `free`, once `open` is set."""
+    """A shared store that grants the claims of the jobs in `free`, once `open` is set. While it is
+    `away`, they fail then.
+    """
 
     replica = "here"
 
@@ -122,6 +124,7 @@ class Claims:
         self.free: set[str] = set()
         self.open = asyncio.Event()
         self.open.set()
+        self.away = False
         self.claimed: list[str] = []
 
     async def slot_use(self, owners: Sequence[str], limits: SlotLimits) -> SlotUse:
@@ -130,6 +133,8 @@ class Claims:
     async def claim(self, old: Job, new: Job, limits: SlotLimits) -> Turn:
         self.claimed.append(old.id)
         await self.open.wait()
+        if self.away:
+            raise StoreUnavailable("away")
         return Turn.TAKEN if old.id in self.free else Turn.NOT_YET
 
 
@@ -171,3 +176,20 @@ async def test_of_callers_that_vb365_never_accepted_one_run_is_tried() -> None:
     store.claimed.clear()
     await queue.fill()
     assert store.claimed == ["0", "8"]
+
+
+async def test_18_kick_offs_do_not_wait_for_the_failing_claims_of_others() -> None:
+    """§3: they are stored and get 202. Each claim takes as long as the store may."""
+    store, started = Claims(), list[Run]()
+    queue = queue_of(store, started)
+    store.away = True
+    store.open.clear()
+    runs = [Run(str(number), []) for number in range(5)]
+    joining = asyncio.gather(*(queue.join(run, new_job(1, id=run.id)) for run in runs))
+    await asyncio.sleep(0)
+    store.open.set()
+    await joining
+    assert store.claimed == ["0"]
+    store.away, store.free = False, {run.id for run in runs}
+    await queue.fill()
+    assert started == runs
