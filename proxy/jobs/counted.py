@@ -80,7 +80,9 @@ class CountedJobs(ForwardedJobs):
             old, new = change
             if job == new:
                 self._count(old, new)
-        if job is not None and id in self._unfinished:
+        if job is None:
+            self._unfinished.pop(id, None)  # its removal may not have been confirmed
+        elif id in self._unfinished:
             self.see(job)
         return job
 

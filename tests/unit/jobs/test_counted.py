@@ -92,6 +92,24 @@ async def test_16_a_job_that_is_removed_is_no_longer_unfinished(counted: Any) ->
     assert not counts.finished
 
 
+async def test_16_a_job_whose_removal_was_not_confirmed_is_no_longer_unfinished(
+    counted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it is looked for, as whoever removes it does."""
+    jobs, _, memory = counted
+    job = await jobs.add(new_job(), b"")
+
+    async def unconfirmed(job: Job) -> bool:
+        assert await MemoryJobs.remove(memory, job)
+        raise StoreUnavailable
+
+    monkeypatch.setattr(memory, "remove", unconfirmed)
+    with pytest.raises(StoreUnavailable):
+        await jobs.remove(job)
+    assert await jobs.get(job.id) is None
+    assert (jobs.phases(), jobs.oldest()) == ({}, None)
+
+
 async def test_16_jobs_of_before_the_start_are_known_after_the_first_list(counted: Any) -> None:
     jobs, counts, memory = counted
     job = await after(memory, await memory.add(new_job(), b""), Interrupted())
