@@ -18,7 +18,7 @@ from proxy.jobs.admission import Limits as Limits
 from proxy.jobs.conclusion import Conclusion
 from proxy.jobs.driver import Driver
 from proxy.jobs.local_queue import LocalQueue, Queue
-from proxy.jobs.record import Lost, Record, Removed, advance_for_caller, attempt
+from proxy.jobs.record import Lost, Record, Removed, advance_for_caller, attempt, until_available
 from proxy.jobs.reservations import Reservations
 from proxy.jobs.run import Run, Work
 from proxy.jobs.sealing import Sealer
@@ -376,6 +376,10 @@ class Runner:
         finally:
             self._forget(run)
             await self._queue.fill()
+        if self._replica is None:  # `Member` resumes those of replicas
+            job = await until_available(lambda: self._jobs.get(run.id), job=run.id)
+            if job is not None:
+                await self.resume_sealed(job)
 
     async def _tick(self) -> None:
         """Measure the free space while jobs run, free the slots whose hold is over, and start the

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.fernet import Fernet
 from structlog.testing import capture_logs
 
 from proxy.core.job import ErrorCode, Phase, Status
+from proxy.jobs.fernet_sealing import FernetSealer
 from proxy.ports import (
     LocalShortage,
     ResponseLost,
@@ -25,7 +27,7 @@ from proxy.ports import (
 )
 from proxy.stores.disk_jobs.store import DiskJobs
 from proxy.stores.file_artifacts.store import FileArtifacts
-from tests.support.harness import CONTENT, LIMITS, PIECE, FakeWorld, Steps, new_world
+from tests.support.harness import CALL, CONTENT, LIMITS, PIECE, FakeWorld, Steps, new_world
 from tests.unit.upstream.test_shortage import no_descriptors
 
 AWAY = [StoreUnavailable("too many open files"), StoreUnavailable("too many open files")]
@@ -102,6 +104,30 @@ async def test_a_lack_of_memory_for_a_moment_does_not_use_up_the_attempts() -> N
         asyncio.get_running_loop().call_later(0.3, lacking.clear)
         with capture_logs():
             done = await world.finished(job_id)
+        assert done.status is Status.SUCCESS
+        await world.check()
+
+
+async def test_with_sealed_credentials_an_export_that_found_no_memory_continues_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """§9: nobody need ask for it; it failed after `exports.suspend_ttl`."""
+    async with new_world() as world:
+        sealer = FernetSealer([Fernet.generate_key().decode()])
+        monkeypatch.setattr(world.runner, "_sealer", sealer)
+        world.artifacts.faults["write"].append(MemoryError())
+        with capture_logs():
+            job_id, _ = await world.submit()
+            await world.quiet()
+            suspended = await world.jobs.get(job_id)
+            assert suspended is not None
+            assert (suspended.phase, suspended.sealed) == (Phase.SUSPENDED, None)
+            world.artifacts.faults["write"].append(MemoryError())
+            await world.runner.resume(suspended, CALL)
+            await world.quiet()
+        assert not world.artifacts.faults["write"]
+        done = await world.jobs.get(job_id)
+        assert done is not None
         assert done.status is Status.SUCCESS
         await world.check()
 
