@@ -23,6 +23,8 @@ _BATCH = 1 << 20
 #: The writer waits when this many bytes are gathered behind the current batch. A partial file keeps
 #: at most twice as many in memory.
 _GATHERED = 2 << 20
+#: Bytes up to which pieces that arrive are joined: followers look through those in memory.
+_JOINED = 4 << 10
 
 
 class FilePartial:
@@ -79,7 +81,10 @@ class FilePartial:
         self._state.check()
         if self._state.trouble is not None:
             await self._settled()
-        self._gathered.append(chunk)
+        if self._gathered and len(self._gathered[-1]) + len(chunk) <= _JOINED:
+            self._gathered[-1] += chunk
+        else:
+            self._gathered.append(chunk)
         self._waiting += len(chunk)
         self._offset += len(chunk)
         self._store.ledger.put(self, self._offset)

@@ -80,6 +80,23 @@ async def test_14_followers_get_the_whole_file_at_their_own_pace(artifacts: Arti
     assert await followed(slow) == CONTENT  # it read nothing before the commit
 
 
+async def test_14_small_pieces_are_followed_many_at_a_time(artifacts: ArtifactStore) -> None:
+    """To catch up with 1 MiB in pieces of 100 bytes took 3 s of the loop."""
+    job, content = new_id(), random.Random(7).randbytes(500_000)
+    partial = await artifacts.create(job)
+    tail = tail_of(artifacts, job)
+    for at in range(0, len(content), 100):
+        await partial.write(content[at : at + 100])
+    read, reads = b"", 0
+    while len(read) < len(content):
+        read += await tail.read(len(read))
+        reads += 1
+    assert read == content
+    assert reads < 200
+    await tail.close()
+    await partial.discard()
+
+
 async def test_14_a_byte_is_followed_before_anything_else_is_written(
     artifacts: ArtifactStore,
 ) -> None:
