@@ -110,7 +110,9 @@ class _Supervisor:
         ]
         self._handover = _handover(stack) if settings.storage.jobs == "disk" else None
         self._board = Board(len(self._workers))
-        self._heads, self._bodies = (Tally(len(self._workers)) for _ in range(2))
+        self._heads, self._bodies, self._strange_bodies = (
+            Tally(len(self._workers)) for _ in range(3)
+        )
         self._alive = os.pipe()
         self._signals = socket.socketpair()
 
@@ -178,6 +180,7 @@ class _Supervisor:
             board=self._board,
             heads=self._heads,
             bodies=self._bodies,
+            strange_bodies=self._strange_bodies,
             ready=writable,
             alive=self._alive[0],
         )

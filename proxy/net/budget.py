@@ -69,22 +69,48 @@ class SharedBudget(Budget):
         self._all[self._index] = self.taken
 
 
+class Part(Budget):
+    """The units of `whole` that some of its users may take: together no more than `part` has."""
+
+    __slots__ = ("_part", "whole")
+
+    def __init__(self, whole: Budget, part: Budget) -> None:
+        super().__init__(part.limit)
+        self.whole, self._part = whole, part
+
+    def take(self, count: int) -> bool:
+        """As `Budget.take`."""
+        if not self._part.take(count):
+            return False
+        if not self.whole.take(count):
+            self._part.give(count)
+            return False
+        self.taken += count
+        return True
+
+    def give(self, count: int) -> None:
+        """As `Budget.give`."""
+        super().give(count)
+        self._part.give(count)
+        self.whole.give(count)
+
+
 class Share:
     """Units of a budget that are returned together, once nobody holds them. Its maker does until
     `release`.
     """
 
-    __slots__ = ("_budget", "_holders", "_released", "_size")
+    __slots__ = ("_holders", "_released", "_size", "budget")
 
     def __init__(self, budget: Budget) -> None:
-        self._budget = budget
+        self.budget = budget
         self._size = 0
         self._holders = 1
         self._released = False
 
     def take(self, count: int) -> bool:
         """Take `count` more units. Return False, and take nothing, if fewer are free."""
-        if not self._budget.take(count):
+        if not self.budget.take(count):
             return False
         self._size += count
         return True
@@ -107,5 +133,5 @@ class Share:
     def _leave(self) -> None:
         self._holders -= 1
         if not self._holders:
-            self._budget.give(self._size)
+            self.budget.give(self._size)
             self._size = 0

@@ -29,8 +29,8 @@ class Seat:
     listener and, if the jobs are on its disk, owns them.
 
     `sockets` listen for clients. `handover` is None if every worker has access to the jobs. The
-    workers write what they have counted on `board`, and on `heads` and `bodies` how much memory
-    their clients use. The supervisor reads lines from `ready`, and
+    workers write what they have counted on `board`, and on `heads`, `bodies` and
+    `strange_bodies` how much memory their clients use. The supervisor reads lines from `ready`, and
     its end closes `alive`.
     """
 
@@ -41,6 +41,7 @@ class Seat:
     board: Board
     heads: Tally
     bodies: Tally
+    strange_bodies: Tally
     ready: int
     alive: int
 

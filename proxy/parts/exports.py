@@ -24,7 +24,6 @@ from proxy.api.links import Site
 from proxy.api.listing import Listing
 from proxy.api.polls import Polls
 from proxy.api.preflight import Preflight
-from proxy.api.request_body import RequestBodies
 from proxy.api.resources import Resources
 from proxy.api.router import ApiRouter
 from proxy.config.settings import Settings
@@ -106,7 +105,6 @@ class Parts:
         self.deliveries = Deliveries(self._jobs, now)
         self._download = Download(artifacts, self.deliveries, tracing)
         exports = settings.exports
-        self._bodies = RequestBodies(max_body=exports.max_request_body, memory=memory.bodies)
         self._held_fields = HeldFields(_HELD_FIELDS // memory.processes)
         self._now = now
         self._lease = None if counted is None else Lease(counted, length=settings.cluster.lease)
@@ -133,6 +131,7 @@ class Parts:
             turns=Turns(self._clients.limits.questions),
             now=now,
         )
+        self._bodies = memory.receiver(exports.max_request_body, self._access.knows)
         self._keys = IdempotencyKeys(
             jobs=self._jobs,
             access=self._access,
@@ -269,7 +268,7 @@ class Parts:
             runner=runner,
             sealer=self._sealer,
             relay=relay,
-            memory=self._bodies.memory,
+            memory=self._bodies.memory_for,
             held_fields=self._held_fields,
             note=self.deliveries.note,
             served=self._download.counts,

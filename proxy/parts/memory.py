@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy.api.request_body import RequestBodies
 from proxy.config.settings import Settings
-from proxy.net.budget import Budget, SharedBudget
+from proxy.net.budget import Budget, Part, SharedBudget
 from proxy.net.seat import Seat
+from proxy.ports import Fields
 
 #: CONTRACT §12.
 _HEADS = 64 << 20
@@ -15,22 +18,32 @@ _HEADS = 64 << 20
 @dataclass(frozen=True, slots=True)
 class ClientMemory:
     """`heads` is for the unfinished heads, pipelined requests and large heads of all clients,
-    `bodies` for those of kick-offs and rescued exports that are being received. `processes` serve
-    exports, and divide what they do not count together.
+    `bodies` for those of kick-offs and rescued exports that are being received, `strange_bodies`
+    the part of these that callers may use whom VB365 has never accepted. `processes` serve exports,
+    and divide what they do not count together.
     """
 
     heads: Budget
     bodies: Budget
+    strange_bodies: Part
     processes: int = 1
 
     @classmethod
     def of(cls, settings: Settings, seat: Seat | None = None) -> ClientMemory:
         """Make it from the settings. The workers of one proxy share it."""
-        limit = settings.exports.body_memory
+        limit, largest = settings.exports.body_memory, settings.exports.max_request_body
+        part = max(limit * 3 // 4, largest)  # a first kick-off may have a body of any valid size
         if seat is None:
-            return cls(Budget(_HEADS), Budget(limit))
+            bodies = Budget(limit)
+            return cls(Budget(_HEADS), bodies, Part(bodies, Budget(part)))
+        bodies = SharedBudget(limit, seat.bodies, seat.index)
         return cls(
             SharedBudget(_HEADS, seat.heads, seat.index),
-            SharedBudget(limit, seat.bodies, seat.index),
+            bodies,
+            Part(bodies, SharedBudget(part, seat.strange_bodies, seat.index)),
             seat.count if seat.handover is None else 1,
         )
+
+    def receiver(self, max_body: int, knows: Callable[[Fields], bool]) -> RequestBodies:
+        """Make what receives the bodies of kick-offs."""
+        return RequestBodies(max_body=max_body, part=self.strange_bodies, knows=knows)

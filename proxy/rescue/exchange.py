@@ -33,7 +33,6 @@ from proxy.core.routing import Rescue
 from proxy.downstream.duplex import ClientSide, Forwarded, Forwarder
 from proxy.downstream.endings import Ending
 from proxy.downstream.request_ids import request_id
-from proxy.net.budget import Budget
 from proxy.ports import PartialLost, Response, StoreUnavailable, UpstreamFailure, WholeResponse
 from proxy.ports.tracing import Traced, Tracing
 from proxy.rescue.call import (
@@ -49,7 +48,7 @@ from proxy.rescue.call import (
 )
 from proxy.rescue.deliveries import RescueDeliveries, RescueDelivery
 from proxy.rescue.following import Following
-from proxy.rescue.request import GatheredBody
+from proxy.rescue.request import GatheredBody, Memory
 from proxy.rescue.source import Pieces, of_bytes, of_reader, of_response, of_tail
 from proxy.upstream.credentials import Credentials
 
@@ -66,7 +65,7 @@ class Needs:
     following: Following
     deliveries: RescueDeliveries
     tracing: Tracing
-    memory: Budget
+    memory: Memory
     max_body: int
     trusted: Networks
 

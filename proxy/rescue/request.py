@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from proxy.core.http.bodies import Chunks
 from proxy.core.http.heads import Framing, Head, MalformedMessage
 from proxy.core.pace import Pace
 from proxy.net.budget import Budget, Share
+from proxy.ports import Fields
 
 #: Bytes that are decoded before other requests have their turn: a few milliseconds if the chunks
 #: have one byte each.
 _PIECE = 32 << 10
+#: Returns what bounds the bodies of all requests of callers like the one with these fields.
+Memory = Callable[[Fields], Budget]
 
 
 class GatheredBody:
@@ -19,9 +23,9 @@ class GatheredBody:
     `exports.max_request_body`.
     """
 
-    def __init__(self, head: Head, memory: Budget, limit: int, now: float) -> None:
+    def __init__(self, head: Head, memory: Memory, limit: int, now: float) -> None:
         self._chunked = head.framing is Framing.CHUNKED
-        self.memory = Share(memory)
+        self.memory = Share(memory(head.fields))
         self._limit = limit
         self._pace = Pace(now)
         self.raw = bytearray()

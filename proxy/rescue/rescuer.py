@@ -13,7 +13,6 @@ from proxy.downstream.duplex import ClientSide, Exchange, Forwarder
 from proxy.jobs.held_fields import HeldFields
 from proxy.jobs.runner import Runner
 from proxy.jobs.sealing import Sealer
-from proxy.net.budget import Budget
 from proxy.ports import ArtifactStore, Followable, JobStore, Prepared, Published
 from proxy.ports.counts import FileCounts, JobCounts
 from proxy.ports.tracing import Tracing
@@ -22,6 +21,7 @@ from proxy.rescue.elsewhere import Elsewhere
 from proxy.rescue.exchange import Needs, RescueExchange
 from proxy.rescue.following import Following
 from proxy.rescue.joining import Joining
+from proxy.rescue.request import Memory
 from proxy.upstream.access import Access
 
 
@@ -82,7 +82,7 @@ def rescuer(
     runner: Runner,
     sealer: Sealer,
     relay: Forwarder,
-    memory: Budget,
+    memory: Memory,
     held_fields: HeldFields,
     note: Callable[[str, Delivered], None],
     served: FileCounts,

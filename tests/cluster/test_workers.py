@@ -175,7 +175,7 @@ async def test_quotas_hold_over_all_workers(tmp_path: Path) -> None:
 
 def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
     """§3.1, §12: what a worker held when it died is free for its replacement."""
-    heads, bodies = Tally(2), Tally(2)
+    heads, bodies, strange_bodies = Tally(2), Tally(2), Tally(2)
     settings = settings_of("http://vb365", tmp_path, {})
 
     def memory(index: int) -> ClientMemory:
@@ -187,6 +187,7 @@ def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
             board=Board(2),
             heads=heads,
             bodies=bodies,
+            strange_bodies=strange_bodies,
             ready=-1,
             alive=-1,
         )

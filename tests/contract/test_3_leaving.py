@@ -113,8 +113,8 @@ async def test_a_job_counts_while_it_is_stored_if_its_client_disconnects(
     clients that disconnect at once would exceed all limits.
     """
     memory, heads = Budget(1 << 20), Budget(64 << 20)
-    budgets = {each.limit: each for each in (memory, heads)}
-    monkeypatch.setattr("proxy.parts.memory.Budget", budgets.__getitem__)
+    budgets = iter((memory, heads, Budget(1 << 20)))
+    monkeypatch.setattr("proxy.parts.memory.Budget", lambda _: next(budgets))
     sizes = {"EXPORTS__BODY_MEMORY": "1MiB", "EXPORTS__MAX_REQUEST_BODY": "1MiB"}
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__GRACE=LONG, **sizes)
     stage.fault(hold=True)

@@ -42,7 +42,7 @@ async def test_3_1_bodies_that_are_received_share_a_memory_limit(
 ) -> None:
     """A body takes memory as it arrives, whatever it announces; all of it is released."""
     memory, heads = Budget(100 << 10), Budget(64 << 20)
-    budgets = {each.limit: each for each in (memory, heads)}
+    budgets = {each.limit: each for each in (memory, heads, Budget(90 << 10))}
     monkeypatch.setattr("proxy.parts.memory.Budget", budgets.__getitem__)
     stage = await make_stage(EXPORTS__BODY_MEMORY="100KiB", EXPORTS__MAX_REQUEST_BODY="90KiB")
 
@@ -59,6 +59,8 @@ async def test_3_1_bodies_that_are_received_share_a_memory_limit(
     async def until_taken(size: int) -> None:
         await eventually(lambda: memory.taken == size)
 
+    await stage.get("/v8/_async/exports")  # VB365 accepts the caller
+    await until_taken(0)
     announced = await part_of_a_kickoff(stage, b"x", Content_Length=str(80 << 10))
     large = {"body": b"y" * (30 << 10)}
     assert not await refused(**large)
@@ -106,8 +108,8 @@ async def test_3_1_an_announced_body_takes_no_memory(make_stage: MakeStage) -> N
 async def test_3_1_callers_with_invented_credentials_share_the_memory_limit(
     make_stage: MakeStage,
 ) -> None:
-    """The body that cannot grow gets 503, so that the others can: none waits for another."""
-    stage = await make_stage(EXPORTS__BODY_MEMORY="32KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
+    """The slowest body gets 503, so that the others can grow: none waits for another."""
+    stage = await make_stage(EXPORTS__BODY_MEMORY="44KiB", EXPORTS__MAX_REQUEST_BODY="16KiB")
     fields = {"Authorization": "Bearer made-up", "Content_Length": str(16 << 10)}
     body = b"x" * ((16 << 10) - 1)
     wires = [await part_of_a_kickoff(stage, body, **fields) for _ in range(3)]
@@ -119,6 +121,41 @@ async def test_3_1_callers_with_invented_credentials_share_the_memory_limit(
             await wire.send(b"x")
             assert (await response).status == 401
         wire.abort()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("known", [False, True])
+async def test_3_1_strangers_that_hold_the_memory_stop_no_kickoff(
+    make_stage: MakeStage, *, chunked: bool, known: bool
+) -> None:
+    """Their bodies arrive at once but for the rest, which keeps the pace that is asked for: the one
+    that takes longest makes room.
+    """
+    stage = await make_stage(EXPORTS__BODY_MEMORY="128KiB", EXPORTS__MAX_REQUEST_BODY="64KiB")
+    if known:
+        await stage.get("/v8/_async/exports")  # VB365 accepts the caller
+    framing = {"Transfer_Encoding": "chunked"} if chunked else {"Content_Length": str(64 << 10)}
+    sent = (b"10000\r\n" if chunked else b"") + b"x" * (40 << 10)
+    strangers = []
+    for number in range(3):  # of which two fit into three quarters
+        fields = {"Authorization": f"Bearer made-up-{number}", **framing}
+        strangers.append(await part_of_a_kickoff(stage, sent, **fields))
+        await asyncio.sleep(0.05)
+    assert (await strangers[0].message()).status == 503
+    ends = [asyncio.ensure_future(stranger.message()) for stranger in strangers[1:]]
+    for stranger in strangers[1:]:
+        await stranger.send(b"x" * 1024)
+    assert (await stage.kickoff(stage.export, body=b"y" * 100)).status == 202
+    assert not any(end.done() for end in ends), "there was room"
+    other = {} if known else {"Authorization": "Bearer not-seen-yet"}
+    large = await stage.kickoff(stage.export, body=b"y" * (32 << 10), **other)
+    assert large.status == (202 if known else 401)
+    if known:
+        assert not any(end.done() for end in ends), "there was room"
+    for end in ends:
+        end.cancel()
+    for stranger in strangers:
+        stranger.abort()
 
 
 async def test_3_1_a_body_that_arrives_too_slowly_is_aborted(
@@ -371,7 +408,7 @@ async def test_3_1_the_body_of_a_relayed_export_counts_until_vb365_has_taken_it(
     """
     size, requested, read = 12 << 20, asyncio.Event(), asyncio.Event()
     memory, heads = Budget(size), Budget(64 << 20)
-    budgets = {each.limit: each for each in (memory, heads)}
+    budgets = {each.limit: each for each in (memory, heads, Budget(16 << 20))}
     monkeypatch.setattr("proxy.parts.memory.Budget", budgets.__getitem__)
 
     async def script(peer: Peer) -> None:

@@ -9,7 +9,7 @@ from typing import cast
 
 from proxy.api.request import ApiRequest
 from proxy.api.request_body import RequestBodies
-from proxy.net.budget import Budget
+from proxy.net.budget import Budget, Part
 
 
 class Dribble:
@@ -30,9 +30,12 @@ class Dribble:
 async def test_a_body_in_tiny_pieces_takes_no_more_memory_than_it_counts() -> None:
     """Two bytes in a list of pieces would take 60."""
     size = 60_000
-    bodies = RequestBodies(max_body=size, memory=Budget(size))
+    part = Part(Budget(size), Budget(size))
+    bodies = RequestBodies(max_body=size, part=part, knows=lambda _: False)
     request = SimpleNamespace(
-        head=SimpleNamespace(content_length=None), inner=SimpleNamespace(content=Dribble(size))
+        head=SimpleNamespace(content_length=None),
+        inner=SimpleNamespace(content=Dribble(size)),
+        fields=(),
     )
     tracemalloc.start()
     try:

@@ -53,7 +53,7 @@ def exchange_for(outcome: Any, relay: Any = None) -> tuple[RescueExchange, Any]:
         following=MagicMock(outcome=outcome),
         deliveries=MagicMock(),
         tracing=NoTracing(),
-        memory=Budget(1 << 20),
+        memory=lambda _: Budget(1 << 20),
         max_body=1 << 20,
         trusted=(),
     )

@@ -16,7 +16,7 @@ END = b"0\r\n\r\n"
 
 
 def gathered(raw: bytes) -> GatheredBody:
-    body = GatheredBody(HEAD, Budget(1 << 30), 1 << 30, 0.0)
+    body = GatheredBody(HEAD, lambda _: Budget(1 << 30), 1 << 30, 0.0)
     assert body.add(raw, 0.0)
     return body
 
