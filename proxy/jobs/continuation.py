@@ -34,8 +34,7 @@ class Continuation:
     one) are stored.
 
     It requests the bytes from `start` on. That is `stored` if `validator`, the strong ETag of the
-    first response, proves that the file is the same, one byte less if the size of the file is not
-    known; otherwise less, and the overlap is compared.
+    first response, proves that the file is the same; otherwise less, and the overlap is compared.
     """
 
     file: FileFacts
@@ -49,11 +48,7 @@ class Continuation:
         if nothing can prove that a response continues it.
         """
         validator = strong(None if file.etag is None else file.etag.encode("latin-1"))
-        if validator is None:
-            overlap = await overlap_of(read, stored)
-        else:
-            # of a file of unknown size nothing may be left, and a range of nothing gets a 416
-            overlap = 1 if file.size is None else 0
+        overlap = 0 if validator else await overlap_of(read, stored)
         return None if overlap is None else cls(file, stored, stored - overlap, validator)
 
     @property
@@ -77,6 +72,20 @@ class Continuation:
             and self._is_same_file(response)
         )
         return part if fits else None
+
+    def is_whole(self, response: Response) -> bool:
+        """Whether the response, a 416 with the ETag of the first one, says that all bytes of the
+        file are stored: its size was not known, and nothing is left.
+        """
+        fields = response.fields
+        return (
+            response.status == 416
+            and self.validator is not None
+            and not (has_conflict(fields, b"etag") or has_conflict(fields, b"content-range"))
+            and value_of(fields, b"etag") == self.validator
+            and value_of(fields, b"content-range") == b"bytes */%d" % self.stored
+            and self.file.size in (None, self.stored)
+        )
 
     def _fits(self, part: Part) -> bool:
         """Whether the part begins at `start` and brings a new byte, or the end of the file."""

@@ -172,12 +172,11 @@ class Transfer:
         """Store all bytes, with as many POSTs as necessary. Returns whether their number is
         proven.
         """
+        if self._file.offset and self._file.offset == self._file_facts.size:
+            # interrupted between the last byte and the commit: nothing to request from VB365
+            await self._continued(self._file.offset)
+            return True
         while True:
-            if self._file.offset and self._file.offset == self._file_facts.size:
-                # interrupted after the last byte: nothing to request from VB365
-                self._replied(Reply.stored(self._file_facts))
-                await self._record.settle(Answered(self._file_facts))
-                return True
             if self._file.offset:
                 done = await self._continue()
             else:
@@ -222,6 +221,9 @@ class Transfer:
             part = wanted.part(response)
             if part is not None:
                 return await self._take_part(response, wanted, part)
+            if wanted.is_whole(response):
+                await self._continued(wanted.stored)
+                return True
             if response.status == 401:
                 raise Suspended(continued=True)
             await self._start_over(f"the response {response.status} does not continue the file")
@@ -244,9 +246,13 @@ class Transfer:
             await self._start_over("the stored bytes belong to another file")
             return None
         await self._file.promise(part.total - self._file.offset)
-        self._replied(Reply.stored(self._file_facts))
-        await self._record.settle(Answered(replace(self._file_facts, size=part.total)))
+        await self._continued(part.total)
         return await self._take(response, rest, part)
+
+    async def _continued(self, size: int) -> None:
+        """Record that the stored bytes are of the file, which has `size` bytes."""
+        self._replied(Reply.stored(self._file_facts))
+        await self._record.settle(Answered(replace(self._file_facts, size=size)))
 
     async def _post(self, more: list[Field]) -> Response | None:
         """Send the export with the additional fields `more`. Returns None if there was no response,

@@ -228,7 +228,8 @@ class Exports:
             requested = byte_range(headers.get("Range"), size)
         failure = generation.failure
         if failure is None and requested == UNSATISFIABLE:
-            failure = Response(416, b"", "", (("Content-Range", f"bytes */{size}"),))
+            tag = () if effects.etag is None else (("ETag", effects.etag),)
+            failure = Response(416, b"", "", (("Content-Range", f"bytes */{size}"), *tag))
         if failure is not None:
             await self._send_without_file(call, writer, failure, delivery, effects)
             return
