@@ -201,6 +201,8 @@ class Bridge(asyncio.Transport):
         self._keep = keep
         if self._whole:
             self._done()
+        else:
+            self._client.handled()
 
     def _done(self) -> None:
         self.client_ready()

@@ -252,6 +252,16 @@ class ClientConnection(BodyReader):
         if self._access is not None and self.job is None:
             self.job = job_in(bytes(head))
 
+    def handled(self) -> None:
+        """Release the memory of the fields: a client may take hours to send a body that nobody
+        reads.
+        """
+        if self._held and self._head is not None:
+            block = len(self._head.block)
+            kept = block if block > _LARGE_HEAD else 0
+            self._owner.waiting.give(self._held - kept)
+            self._held = kept
+
     def tunnel(self) -> None:
         """Hand every further byte to the exchange."""
         self._phase = _TUNNEL

@@ -68,6 +68,9 @@ class ClientSide(Protocol):
     def tunnel(self) -> None:
         """From now on every byte of the client belongs to the exchange."""
 
+    def handled(self) -> None:
+        """Nobody needs the fields of the request's head any more, though its body may follow."""
+
     def answered(self, *, keep: bool) -> None:
         """The response is written to its end. The connection serves the next request iff `keep`."""
 

@@ -507,6 +507,27 @@ async def test_12_heads_of_many_fields_share_the_memory_limit_where_these_are_re
         assert proxy.server.waiting.taken == 0
 
 
+@pytest.mark.parametrize("length", [1_000, 40_000])
+async def test_12_fields_take_no_memory_once_their_response_is_written(length: int) -> None:
+    """A client may take hours to send the body of a request that has its 404. A large head counts
+    as it is.
+    """
+
+    async def handler(request: web.BaseRequest, head: Head, decision: Decision) -> web.Response:
+        return web.Response(status=404)
+
+    own = Own("/_own", None, "", None)
+    async with through(upstream, decide=lambda _: own, handler=handler) as (proxy, _):
+        block = b"Host: h\r\nContent-Length: 10\r\nX: " + b"a" * length + b"\r\n" + b"a:\r\n" * 1000
+        client = await proxy.ask(b"POST /_own HTTP/1.1\r\n" + block + b"\r\n")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 404 ")
+        counted = len(block) if length > 16 << 10 else 0
+        await eventually(lambda: proxy.server.waiting.taken == counted)
+        await client.send(bytes(10) + b"GET /_own HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await client.response())[0].startswith(b"HTTP/1.1 404 ")
+        assert proxy.server.waiting.taken == 0
+
+
 async def test_12_waiting_requests_share_the_memory_limit() -> None:
     """The response in progress completes; the requests behind it are rejected."""
     go = asyncio.Event()
