@@ -22,6 +22,8 @@ MAX_SPECS = 1024
 #: The highest number of entity tags of a field that are compared, for the same reason.
 MAX_TAGS = 1024
 
+#: An element of a list that is not empty, with the blanks behind it.
+_ELEMENT = re.compile(r"[^, \t][^,]*+")
 _SPEC = re.compile(r"([0-9]*)-([0-9]*)")
 _ETAG_ELEMENT = re.compile(r'(?:[^,"]|"[^"]*+(?:"|\Z))++')
 _ETAG = re.compile(r'(?:W/)?"[^\x00-\x20"\x7f]*"')
@@ -147,7 +149,8 @@ def _ranges(value: str, size: int) -> Selection:
     unit, equals, text = value.strip(" \t").partition("=")
     if not equals or unit.lower() != "bytes":
         return Whole()
-    specs = [spec for raw in text.split(",") if (spec := raw.strip(" \t"))]
+    found = islice(_ELEMENT.finditer(text), MAX_SPECS + 1)
+    specs = [element[0].rstrip(" \t") for element in found]
     if not specs:
         return Whole()
     if len(specs) > MAX_SPECS:
