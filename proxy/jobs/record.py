@@ -78,7 +78,7 @@ class Record:
     async def _replace(self, event: Event, changed: Job) -> bool:
         try:
             return await self._jobs.replace(self.job, changed)
-        except StoreUnavailable:
+        except (StoreUnavailable, MemoryError):
             # the store may have made the change and failed to confirm it
             self._unconfirmed.append((event, self.job, changed))
             raise

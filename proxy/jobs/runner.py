@@ -322,13 +322,13 @@ class Runner:
 
     async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
         resumed = Resumed(self._sealer.seal(run.fields), borrowed, self._replica)
+        record = Record(self._jobs, job, self._now)
         try:
-            queued = await Record(self._jobs, job, self._now).advance(resumed)
+            queued = await record.advance(resumed)
         except Lost:
             self._forget(run)  # resumed, cancelled or expired meanwhile
         except (StoreUnavailable, MemoryError):
-            changed = events.changed
-            self.tasks.spawn(self._submission.adopt(run, job, lambda now: changed(job, now)))
+            self.tasks.spawn(self._submission.settle_resumed(run, record, resumed))
             raise
         except BaseException:
             self._forget(run)

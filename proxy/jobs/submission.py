@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 
-from proxy.core.events import Assigned, Claimed
+from proxy.core.events import Assigned, Claimed, Resumed
 from proxy.core.job import Job, Phase
 from proxy.core.transitions import advance
 from proxy.jobs import events
 from proxy.jobs.admission import Admission
 from proxy.jobs.local_queue import Queue
-from proxy.jobs.record import until_available
+from proxy.jobs.record import Lost, Record, until_available
 from proxy.jobs.run import Run
 from proxy.jobs.tasks import Tasks
 from proxy.jobs.withdrawal import Withdrawal
@@ -135,7 +135,7 @@ class Submission:
     async def adopt(
         self, run: Run, job: Job, confirm: Callable[[Job], None], started: Job | None = None
     ) -> None:
-        """Run the job if the store has queued it after all, or stored it as `started`, and failed
+        """Run a new job if the store has queued it after all, or stored it as `started`, and failed
         to confirm that. `confirm` is called then, with the job.
         """
         current = await until_available(lambda: self._jobs.get(job.id), job=job.id)
@@ -152,6 +152,25 @@ class Submission:
             self._start(run, current)
         else:
             self._forget(run)
+
+    async def settle_resumed(self, run: Run, record: Record, resumed: Resumed) -> None:
+        """Repeat a resumption that the store did not confirm, and queue the run.
+
+        A shared store may execute the first request later than any read: the job would be Queued
+        without a run, and stop the queue. After another change of the record it no longer applies.
+        """
+        try:
+            job = await record.settle(resumed)
+        except Lost:
+            self._forget(run)
+        except BaseException:
+            self._forget(run)
+            raise
+        else:
+            if job.replica == self._replica:
+                await self._enqueue(run, job)
+            else:
+                self._forget(run)  # another replica has resumed it
 
 
 def _is_same_start(job: Job, started: Job) -> bool:

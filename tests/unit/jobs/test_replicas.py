@@ -234,6 +234,35 @@ async def test_a_cancelled_job_of_a_dead_replica_is_concluded_by_another() -> No
         assert cluster.artifacts.partials == {}
 
 
+async def test_18_a_resumption_that_reaches_the_store_late_stops_no_queue() -> None:
+    """It has failed before, and the call that it was for got 503."""
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        job = await generating(cluster, b)
+        b.process.kill()
+        await cluster.expire(b)
+        await cluster.phase(job, Phase.SUSPENDED)
+        execute, late = a.store.replace, list[tuple[Job, Job]]()
+
+        async def delayed(old: Job, new: Job) -> bool:
+            if not late and new.phase is Phase.QUEUED:
+                late.append((old, new))
+                raise StoreUnavailable("no reply")
+            return await execute(old, new)
+
+        a.store.replace = delayed  # type: ignore[method-assign]
+        with pytest.raises(StoreUnavailable):
+            await a.call(job)
+        version = late[0][0].version
+        await cluster.until(
+            lambda: not a.runner.drives(job) or cluster.store.jobs[job].version > version
+        )
+        await execute(*late[0])
+        await cluster.phase(job, Phase.COMPLETED)
+        other, _ = await a.submit(owner="other")
+        await cluster.phase(other, Phase.COMPLETED)
+
+
 async def test_with_sealed_credentials_a_job_continues_by_itself() -> None:
     """§9 `secrets.key`."""
     async with new_cluster(sealer=sealer()) as cluster:
