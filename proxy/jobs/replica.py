@@ -44,7 +44,8 @@ class Member:
         self._runner = runner
         self._takeover = takeover
         self._heartbeat = heartbeat
-        #: When the lease was renewed last, and when it could not be, or late, as `elapsed`.
+        #: When the lease was renewed last, and when it could not be, or late, or the store may have
+        #: lost all leases, as `elapsed`.
         self._renewed = self._late = float("-inf")
         #: Read by all calls of `_follow`, so that no change is missed between two of them.
         self._changes = jobs.changes()
@@ -123,6 +124,13 @@ class Member:
         if not self._is_late() and elapsed() - self._late >= self._heartbeat:
             await self._takeover.settle_orphans()
 
+    def _note_gap(self) -> None:
+        """Note a gap of the feed: a store that crashed and has restored a snapshot has lost the
+        leases, although no renewal failed. Gaps all the time do not prevent take-overs for ever.
+        """
+        if elapsed() - self._late >= self._heartbeat:
+            self._late = elapsed()
+
     def _is_late(self) -> bool:
         """Whether the lease should have been renewed long ago. It should be before the first time:
         the store may have been away until the start.
@@ -136,6 +144,7 @@ class Member:
                 self._slot_freed.set()
                 self._suspended.set()
                 if job_id is None:
+                    self._note_gap()
                     self._unchecked.set()
                 else:
                     self._runner.call(job_id)

@@ -40,10 +40,15 @@ class TakeOver:
         self._now = now
 
     async def settle_orphans(self) -> None:
-        """Settle the jobs of replicas that have ended. Raises `StoreUnavailable`."""
+        """Settle the jobs of replicas that have ended. Raises `StoreUnavailable`.
+
+        Files are looked up for each, which may take long: a replica that hung may continue
+        meanwhile, and keeps the rest of its jobs.
+        """
         for job in await self._jobs.orphans():
             try:
-                await self._settle(job)
+                if all(each.id != job.replica for each in await self._jobs.replicas()):
+                    await self._settle(job)
             except StoreUnavailable as why:
                 log.warning("job not taken over", job=job.id, reason=str(why))
 

@@ -215,6 +215,22 @@ async def test_18_no_job_is_taken_over_just_after_the_start(
     assert await takes_over(member, others)
 
 
+async def test_18_no_job_is_taken_over_just_after_a_gap_of_the_feed(
+    others: Others, member: Member, clock: list[float]
+) -> None:
+    """A store that crashed and is back with a snapshot has lost the leases of all replicas."""
+    await member.join()
+    clock[0] += 10.0
+    assert await takes_over(member, others)
+    await member._renew()
+    others.tell(None)
+    others.readers[0].close()
+    await member._follow()
+    assert not await takes_over(member, others)
+    clock[0] += 10.0
+    assert await takes_over(member, others)
+
+
 async def test_18_a_replica_that_hung_takes_no_job_over(
     others: Others, member: Member, clock: list[float]
 ) -> None:

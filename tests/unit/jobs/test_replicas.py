@@ -21,6 +21,7 @@ from proxy.jobs.fernet_sealing import FernetSealer
 from proxy.jobs.run import Run
 from proxy.jobs.shared_queue import SharedQueue
 from proxy.ports import StoreUnavailable, Turn
+from tests.support import replicas
 from tests.support.fakes import new_job
 from tests.support.harness import CALL, CONTENT, LIMITS, PIECE
 from tests.support.replicas import Cluster, Node, Valve, new_cluster
@@ -383,6 +384,31 @@ async def test_the_job_of_a_living_replica_is_left_to_it() -> None:
         await cluster.phase(job, Phase.COMPLETED)
         cluster.assert_done(job)
         assert a.upstream.posts == [0]
+
+
+async def test_18_a_replica_that_continues_keeps_what_is_not_taken_over_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The take-over of many jobs whose files are in a bucket takes long."""
+    monkeypatch.setattr(replicas, "HEARTBEAT", 1e6)
+    async with new_cluster(limits=ONE) as cluster:
+        a, b = cluster.nodes
+        first = await generating(cluster, b)
+        second, _ = await b.submit()
+        await cluster.expire(b)
+        look, looked = cluster.artifacts.record_copy, list[str]()
+
+        async def continuing(id: str, fence: int | None = None) -> bytes | None:
+            looked.append(id)
+            await b.member._renew()
+            return await look(id, fence)
+
+        monkeypatch.setattr(cluster.artifacts, "record_copy", continuing)
+        await a.takeover.settle_orphans()
+        assert len(looked) == 1
+        kept = {first: Phase.GENERATING, second: Phase.QUEUED}
+        del kept[looked[0]]
+        assert {each: cluster.store.jobs[each].phase for each in kept} == kept
 
 
 async def test_a_lease_that_ended_unnoticed_costs_nothing() -> None:
