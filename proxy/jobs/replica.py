@@ -122,7 +122,11 @@ class Member:
         this one's too: those that live renew theirs within a heartbeat.
         """
         if not self._is_late() and elapsed() - self._late >= self._heartbeat:
-            await self._takeover.settle_orphans()
+            try:
+                await self._takeover.settle_orphans()
+            except StoreUnavailable:
+                self._late = elapsed()
+                raise
 
     def _note_gap(self) -> None:
         """Note a gap of the feed: a store that crashed and has restored a snapshot has lost the

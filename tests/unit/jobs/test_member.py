@@ -215,6 +215,21 @@ async def test_18_no_job_is_taken_over_just_after_the_start(
     assert await takes_over(member, others)
 
 
+async def test_18_no_job_is_taken_over_just_after_a_look_that_failed(
+    others: Others, member: Member, clock: list[float]
+) -> None:
+    """It is repeated soon, and the store may be back without the leases before the feed is."""
+    await member.join()
+    clock[0] += 10.0
+    others.faults["settle"] = StoreUnavailable("away")
+    with pytest.raises(StoreUnavailable):
+        await member._settle_orphans()
+    assert not await takes_over(member, others)
+    await member._renew()
+    clock[0] += 10.0
+    assert await takes_over(member, others)
+
+
 async def test_18_no_job_is_taken_over_just_after_a_gap_of_the_feed(
     others: Others, member: Member, clock: list[float]
 ) -> None:
