@@ -19,7 +19,7 @@ _HEADS = 64 << 20
 class ClientMemory:
     """`heads` is for the unfinished heads, pipelined requests and large heads of all clients,
     `bodies` for those of kick-offs and rescued exports that are being received, `strange_bodies`
-    the part of these that callers may use whom VB365 has never accepted. `processes` serve exports,
+    what of these callers may use whom VB365 has never accepted. `processes` serve exports,
     and divide what they do not count together.
     """
 
@@ -32,10 +32,12 @@ class ClientMemory:
     def of(cls, settings: Settings, seat: Seat | None = None) -> ClientMemory:
         """Make it from the settings. The workers of one proxy share it."""
         limit, largest = settings.exports.body_memory, settings.exports.max_request_body
-        part = max(limit * 3 // 4, largest)  # a first kick-off may have a body of any valid size
         if seat is None:
             bodies = Budget(limit)
-            return cls(Budget(_HEADS), bodies, Part(bodies, Budget(part)))
+            return cls(Budget(_HEADS), bodies, Part(bodies, Budget(limit)))
+        # a worker cannot let the bodies at another one make room, so that they leave some, but a
+        # first kick-off may have a body of any valid size
+        part = max(limit * 3 // 4, largest)
         bodies = SharedBudget(limit, seat.bodies, seat.index)
         return cls(
             SharedBudget(_HEADS, seat.heads, seat.index),
