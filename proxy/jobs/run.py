@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
+from typing import Self
 
 from proxy.core.errors import Problem
-from proxy.core.job import Job, JobError
+from proxy.core.job import Job, JobError, Origin
 from proxy.jobs.attendance import Attendance
 from proxy.jobs.followers import Followers
 from proxy.ports import Fields, Prepared, WholeResponse
@@ -93,6 +94,15 @@ class Run:
         facts = [self.work.value, self.attendance.state.value]
         facts += [name for name in ("queued", "posting", "woken") if getattr(self, name)]
         return f"<Run {self.id} {' '.join(facts)}>"
+
+    @classmethod
+    def again(cls, job: Job, fields: Fields, *, borrowed: bool) -> Self:
+        """A run of a job that was suspended."""
+        run = cls(job.id, fields, rescued=job.origin is Origin.RESCUE)
+        run.borrowed = borrowed
+        run.resumed = True
+        run.accepted = job.accepted
+        return run
 
     @property
     def waits(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import structlog
 
 from proxy.core.events import CancelRequested, Forgotten, Interrupted, Resumed, Shown
-from proxy.core.job import Job, Origin, Phase
+from proxy.core.job import Job, Phase
 from proxy.core.job_request import resumed_fields
 from proxy.jobs import events
 from proxy.jobs.admission import Admission
@@ -24,7 +24,7 @@ from proxy.jobs.run import Run, Work
 from proxy.jobs.sealing import Sealer
 from proxy.jobs.shared_queue import SharedQueue
 from proxy.jobs.submission import Submission
-from proxy.jobs.tasks import Tasks
+from proxy.jobs.tasks import NotBegun, Tasks
 from proxy.jobs.transfer import TransferFactory
 from proxy.jobs.trust import Trust
 from proxy.jobs.withdrawal import Withdrawal
@@ -313,15 +313,16 @@ class Runner:
             return
         if known is not None:
             self._forget(known)  # its end is recorded
-        run = Run(job.id, fields, rescued=job.origin is Origin.RESCUE)
-        run.borrowed = borrowed or job.borrowed
-        run.resumed = True
-        run.accepted = job.accepted
+        run = Run.again(job, fields, borrowed=borrowed or job.borrowed)
+        resumed = Resumed(self._sealer.seal(fields), borrowed, self._replica)
         self._runs[job.id] = run
-        await self.tasks.undivided(self._requeue(run, job, borrowed))
+        try:
+            await self.tasks.undivided(self._requeue(run, job, resumed))
+        except NotBegun:  # nobody else would forget it
+            self._forget(run)
+            raise
 
-    async def _requeue(self, run: Run, job: Job, borrowed: bool) -> None:
-        resumed = Resumed(self._sealer.seal(run.fields), borrowed, self._replica)
+    async def _requeue(self, run: Run, job: Job, resumed: Resumed) -> None:
         record = Record(self._jobs, job, self._now)
         try:
             queued = await record.advance(resumed)

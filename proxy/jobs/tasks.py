@@ -25,6 +25,10 @@ _LATE = 5.0
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
 
+class NotBegun(MemoryError):
+    """There was no memory for a task: nothing of its work has run."""
+
+
 class Tasks:
     """Tasks that end at the latest with the runner, and changes that are never interrupted."""
 
@@ -39,23 +43,32 @@ class Tasks:
     def spawn(
         self, work: Coroutine[None, None, None], name: str | None = None
     ) -> asyncio.Task[None]:
-        """Run `work` in the background. A failure is logged. If there is no memory for the task,
-        nothing of `work` runs.
+        """Run `work` in the background. A failure is logged. Raises `NotBegun`.
 
         Its log lines do not have the request id of the call that it happens to start in.
         """
+        return self._begin(work, self._running, _log_failure, name=name, context=Context())
+
+    def _begin(
+        self,
+        work: Coroutine[None, None, _T],
+        tasks: set[asyncio.Task[_T]],
+        *callbacks: Callable[[asyncio.Task[_T]], None],
+        **options: Any,
+    ) -> asyncio.Task[_T]:
         task = None
         try:
-            task = asyncio.create_task(work, name=name, context=Context())
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-            task.add_done_callback(_log_failure)
-        except MemoryError:
+            task = asyncio.create_task(work, **options)
+            tasks.add(task)
+            for each in (tasks.discard, *callbacks):
+                task.add_done_callback(each)
+        except MemoryError as why:
             if task is None:
                 work.close()
             else:
                 task.cancel()  # before its first step
-            raise
+                tasks.discard(task)
+            raise NotBegun from why
         return task
 
     def record(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -67,11 +80,10 @@ class Tasks:
 
     async def undivided(self, work: Coroutine[None, None, _T]) -> _T:
         """Run `work` to its end even if the calling task is cancelled: a change of a record and
-        what must follow it are not separated. Its failure is logged then.
+        what must follow it are not separated. Its failure is logged then. Raises
+        `NotBegun`.
         """
-        task = asyncio.create_task(work)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+        task = self._begin(work, self._changes)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:

@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,6 +131,43 @@ async def test_with_sealed_credentials_an_export_that_found_no_memory_continues_
         assert done is not None
         assert done.status is Status.SUCCESS
         await world.check()
+
+
+@pytest.mark.parametrize("lacking", ["seal", "_requeue"])
+async def test_an_export_whose_resumption_found_no_memory_can_be_resumed_again(
+    lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """§9: by the next call, as if nothing had happened."""
+    async with new_world() as world:
+        world.artifacts.faults["write"].append(MemoryError())
+        with capture_logs():
+            job_id, _ = await world.submit()
+            await world.quiet()
+        suspended = await world.jobs.get(job_id)
+        assert suspended is not None
+        create_task = asyncio.create_task
+
+        def without_memory(work: Any, **options: Any) -> Any:
+            if getattr(work, "__name__", None) == "_requeue":
+                raise MemoryError
+            return create_task(work, **options)
+
+        def nothing(_: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            if lacking == "seal":
+                patch.setattr(world.runner, "_sealer", SimpleNamespace(seal=nothing))
+            else:
+                patch.setattr(asyncio, "create_task", without_memory)
+            with pytest.raises(MemoryError):
+                await world.runner.resume(suspended, CALL)
+        assert not world.runner.drives(job_id)
+        await world.runner.resume(suspended, CALL)
+        await world.quiet()
+        done = await world.jobs.get(job_id)
+        assert done is not None
+        assert done.status is Status.SUCCESS
 
 
 class Forgetting(Steps):

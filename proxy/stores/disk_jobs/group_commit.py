@@ -8,7 +8,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -137,14 +136,21 @@ class GroupCommit:
                     shown = why
                 else:
                     return
-            with suppress(MemoryError):  # the others, and those that follow, have their outcomes
-                _resolve(decided, shown)
-                if failure is None:
-                    self._availability.worked()
-                else:
-                    self._availability.failed(failure)
+            try:  # noqa: SIM105  # `suppress` would need memory itself
+                self._report(decided, failure, shown)
+            except MemoryError:
+                pass  # the others, and those that follow, have their outcomes
             del self._batch[0], outcomes[0]
         self._begin()
+
+    def _report(
+        self, decided: _Decided, failure: BaseException | None, shown: BaseException | None
+    ) -> None:
+        _resolve(decided, shown)
+        if failure is None:
+            self._availability.worked()
+        else:
+            self._availability.failed(failure)
 
     def _applied(self, change: Change) -> Exception | None:
         """Apply the change, and return why that failed: the other operations continue. Raises

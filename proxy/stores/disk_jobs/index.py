@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Sequence
 from operator import itemgetter
@@ -108,38 +108,43 @@ class JobIndex:
         return len(self._list(("pending", endpoint)))
 
     def put(self, job: Job) -> None:
-        """Add the job, or replace the one with its id. A MemoryError changes nothing."""
+        """Add the job, or replace the one with its id. Call it again after a MemoryError."""
         old = self._jobs.get(job.id)
         before, after = _links(old), _links(job)
         claimed, kept = claims(job), () if old is None else claims(old)
+        gained, lost = after - before, before - after
+        new = [each for each in claimed if each not in kept]
+        gone = [each for each in kept if each not in claimed]
         try:
-            for link in after - before:
+            for link in gained:
                 self._insert(link)
             for claim in claimed:
                 self._by_key[claim] = job.id
-            self._jobs[job.id] = job
+            self._unlink(job.id, lost, gone)
+            self._jobs[job.id] = job  # last: until then a repetition has all to do
         except MemoryError:
-            self._unlink(job.id, after - before, [each for each in claimed if each not in kept])
+            self._unlink(job.id, gained, new)
             raise
-        self._unlink(job.id, before - after, [each for each in kept if each not in claimed])
         self._wake(job.id)
 
     def drop(self, id: str) -> None:
-        """Forget the job. A MemoryError changes nothing."""
+        """Forget the job. Call it again after a MemoryError."""
         job = self._jobs.get(id)
         if job is not None:
-            links = _links(job)
+            self._unlink(id, _links(job), claims(job))
             del self._jobs[id]
-            self._unlink(id, links, claims(job))
         self._wake(id)
 
     def _insert(self, link: _Link) -> None:
+        """Add the link unless it is there: a MemoryError may have kept it from being removed."""
         key, entry = link
         entries = self._lists.get(key)
         if entries is None:
             self._lists[key] = [entry]
-        else:
-            insort(entries, entry)
+            return
+        at = bisect_left(entries, entry)
+        if at == len(entries) or entries[at] != entry:
+            entries.insert(at, entry)
 
     def _unlink(
         self, id: str, links: Collection[_Link], claimed: Collection[tuple[str, str]]

@@ -76,3 +76,27 @@ async def test_work_for_whose_task_there_is_no_memory_does_not_run(
         tasks.spawn(work())
     await asyncio.sleep(0)
     assert not ran
+
+
+class Callbackless(set[Any]):
+    """There is no memory for the first of its methods that is looked up to remove an element."""
+
+    lacking = True
+
+    @property
+    def discard(self) -> Any:
+        if self.lacking:
+            self.lacking = False
+            raise MemoryError
+        return super().discard
+
+
+async def test_a_task_that_found_no_memory_for_its_callbacks_delays_no_stop() -> None:
+    """The stop waited for its end again and again, at full CPU, though it had ended."""
+    tasks = Tasks()
+    tasks._running = Callbackless()
+    with pytest.raises(MemoryError):
+        tasks.spawn(asyncio.sleep(0))
+    assert not tasks._running
+    async with asyncio.timeout(20):
+        await tasks.cancel()

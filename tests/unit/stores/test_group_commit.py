@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import threading
-from bisect import insort
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from structlog.testing import capture_logs
 from proxy.core.events import Claimed, Failed
 from proxy.core.job import Job
 from proxy.core.job_codec import encode
+from proxy.core.retention import Stage
 from proxy.core.transitions import advance
-from proxy.ports import Counts, StoreUnavailable
-from proxy.stores.disk_jobs import database, group_commit, index
+from proxy.ports import StoreUnavailable
+from proxy.stores.disk_jobs import database, group_commit
 from proxy.stores.disk_jobs.database import KEEP, Change
 from proxy.stores.disk_jobs.group_commit import GroupCommit
+from proxy.stores.disk_jobs.index import JobIndex
 from proxy.stores.disk_jobs.store import DiskJobs
 from tests.support.fakes import new_job
 from tests.unit.stores.records import ERROR
@@ -186,39 +190,83 @@ async def test_a_record_that_cannot_be_written_fails_alone(
     assert await jobs.replace(old[1], new[1])
 
 
-@pytest.mark.parametrize("nth", range(1, 7))
-async def test_without_memory_for_one_change_all_jobs_stay_in_the_index(
-    jobs: DiskJobs, monkeypatch: pytest.MonkeyPatch, nth: int
-) -> None:
-    """The entries of its neighbours in the sorted lists were removed instead of its own."""
-    old = [
-        await jobs.add(new_job(number, key=f"k{number}", owner=f"o{number}"), b"{}")
-        for number in range(4)
+@contextlib.contextmanager
+def lack_of_memory(nth: int, count: int = 1) -> Iterator[None]:
+    """Let `count` allocations fail, from the nth one on. Not every CPython can do that."""
+    faults = pytest.importorskip("_testcapi")
+    faults.set_nomemory(nth, nth + count)
+    try:
+        yield
+    finally:
+        faults.remove_mem_hooks()
+
+
+def of_index(jobs: JobIndex) -> list[Any]:
+    """All that an index of jobs of one owner and session may be asked."""
+    owners, session = ["alice"], "s1"
+    everything: list[Any] = [
+        jobs.list(None, None),
+        jobs.list("alice", None),
+        jobs.list("alice", session),
     ]
-    calls = 0
+    everything += [jobs.counts(owners), jobs.spent(owners, 9), jobs.spent(None, 9)]
+    everything += [jobs.due(stage, math.inf) for stage in Stage]
+    return [*everything, *(jobs.find("alice", key) for key in ("k0", "k1", "k2"))]
 
-    def lacking(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == nth:
-            raise MemoryError
-        insort(*args)
 
-    monkeypatch.setattr(index, "insort", lacking)
-    expected = []
-    for job in old:
-        claimed = advance(job, Claimed("r"), 2.0)
-        done = advance(claimed, Failed(ERROR), 3.0)
-        assert await jobs.replace(job, claimed)
-        assert await jobs.replace(claimed, done)
-        expected.append(done)
-    assert calls >= nth
-    assert await jobs.list() == sorted(expected, key=_order, reverse=True)
-    for job in expected:
-        assert [*await jobs.spent(job.owners, 9)] == [job]
-        assert await jobs.counts(job.owners) == Counts(0, 1, 4)
-    await jobs.remove(expected[0])
-    assert await jobs.list() == sorted(expected[1:], key=_order, reverse=True)
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("change", ["add", "replace", "drop"])
+def test_a_change_that_finds_no_memory_is_made_by_its_repetition(change: str, count: int) -> None:
+    """Wherever that is. Entries of other jobs were removed, and lists failed with what was left."""
+    old = [new_job(number, key=f"k{number}") for number in range(3)]
+    claimed = advance(old[1], Claimed("r"), 2.0)
+    new = advance(claimed, Failed(ERROR), 3.0) if change == "replace" else claimed
+    lacked = 0
+    for nth in range(1, 200):
+        found, expected = JobIndex(), JobIndex()
+        for each in (found, expected):
+            for job in (old[0], claimed, old[2]) if change != "add" else (old[0], old[2]):
+                each.put(job)
+        changes = [
+            partial(each.drop, new.id) if change == "drop" else partial(each.put, new)
+            for each in (found, expected)
+        ]
+        try:
+            with lack_of_memory(nth, count):
+                changes[0]()
+        except MemoryError:
+            lacked += 1
+            changes[0]()
+        changes[1]()
+        assert of_index(found) == of_index(expected), nth
+    assert 10 < lacked < 190
+
+
+@pytest.mark.parametrize("nth", range(1, 20))
+async def test_whatever_finds_no_memory_for_its_outcome_the_store_goes_on(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """One allocation that failed after a change was applied stopped all of them until a restart."""
+    settle, settled = writer.writer._settle, asyncio.Event()
+
+    def settle_without_memory(outcomes: list[Any]) -> None:
+        if settled.is_set():
+            settle(outcomes)
+            return
+        settled.set()
+        with contextlib.suppress(MemoryError), lack_of_memory(nth):
+            settle(outcomes)
+
+    monkeypatch.setattr(writer.writer, "_settle", settle_without_memory)
+    first = writer.submit("a", "j")
+    writer.gate.set()
+    async with asyncio.timeout(20):
+        await settled.wait()
+        assert await writer.submit("b", "j") == "b"
+        await writer.writer.drained()
+    first.cancel()
+    await asyncio.wait([first])
+    assert writer.applied == ["a", "b"]
 
 
 async def test_changes_wait_once_for_a_locked_database(
