@@ -83,7 +83,6 @@ class BaseConnection(asyncio.Protocol, ABC):
         "_reading",
         "_serving",
         "_settled",
-        "_slow",
         "_unsent",
         "closing",
         "counters",
@@ -93,6 +92,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         "received",
         "scheme",
         "sent",
+        "slow",
         "transport",
     )
 
@@ -126,7 +126,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         self._inbox = Inbox(owner.waiting)
         self._deadlines = Deadlines(len(Limit), self._expired)
         #: True while the client reads more slowly than the proxy writes.
-        self._slow = False
+        self.slow = False
         #: What it had not read when its time to read was last set.
         self._unsent = 0
 
@@ -206,17 +206,31 @@ class BaseConnection(asyncio.Protocol, ABC):
 
     def pause_writing(self) -> None:
         """Called by the loop."""
-        self._slow = True
-        size, left = self.transport.get_write_buffer_size(), partial(unsent, self.transport)
-        self._owner.unread.add(self, size, self._read_too_slowly, unsent=left)
-        self._unsent = left()
-        self._deadlines.set(Limit.READER, self._patience)
+        self.slow = True
         if self._serving is not None:
             self._serving.client_slow()
+        try:
+            size, left = self.transport.get_write_buffer_size(), partial(unsent, self.transport)
+            self._owner.unread.add(self, size, self._read_too_slowly, unsent=left)
+            self._unsent = left()
+            self._deadlines.set(Limit.READER, self._patience)
+        except MemoryError:  # it would neither count nor have a time limit
+            # not now: whoever is writing goes on
+            asyncio.get_running_loop().call_soon(self.break_off, Ending.ABORTED)
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes of a response."""
+        self.sent += len(data)
+        was_slow = self.slow
+        self.transport.write(data)
+        if was_slow:  # else `pause_writing` has counted them, if it was called
+            self._unsent += len(data)
+            size = self.transport.get_write_buffer_size()
+            self._owner.unread.grow(self, size, written=len(data))
 
     def _has_read(self) -> None:
         """Note that the client has read what was written."""
-        self._slow = False
+        self.slow = False
         self._owner.unread.discard(self)
 
     def _read_too_slowly(self) -> None:
@@ -307,8 +321,7 @@ class BaseConnection(asyncio.Protocol, ABC):
         """Write the problem. Return the id of the request."""
         named = request_id(head)
         data = problem_bytes(problem, head, keep=keep, begun=begun, request_id=named)
-        self.transport.write(data)
-        self.sent += len(data)
+        self.write(data)
         return named
 
     def _last_response(self) -> None:

@@ -141,8 +141,7 @@ class BodyReader(RequestReader):
 
     def interim(self, data: bytes) -> None:
         """Write a 1xx response. After a 100 the client must send its body."""
-        self.transport.write(data)
-        self.sent += len(data)
+        self.write(data)
         self._invited = True
         self._limit_body()
 

@@ -135,8 +135,7 @@ class Bridge(asyncio.Transport):
         if found is None:
             return False
         client.code, response = found
-        client.sent += len(response)
-        client.transport.write(response)
+        client.write(response)
         self.client_ready()  # the write may have found a slow one, which the next handler awaits
         client.answered(keep=True)
         return True
@@ -222,8 +221,7 @@ class Bridge(asyncio.Transport):
             self._client.code = int(bytes(data[9:12]))  # of "HTTP/1.1 200 OK"
             self._client.responding()
             self._client.note_job(data)
-        self._client.sent += len(data)
-        self._client.transport.write(data)
+        self._client.write(data)
 
     def begin_sending(self) -> int | None:
         """As `FileSink.begin_sending`."""

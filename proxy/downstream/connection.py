@@ -86,7 +86,7 @@ class ClientConnection(BodyReader):
             return
         phase = self._phase
         if phase is _READY:
-            if self._inbox.waiting or self._slow:
+            if self._inbox.waiting or self.slow:
                 self._queue(data)
             else:
                 self._next(data)
@@ -124,7 +124,7 @@ class ClientConnection(BodyReader):
             passed_through = self._lane in (self.counters.relay, self.counters.rescue)
             arrived = self._body.done or bool(self._inbox)
             return arrived and not passed_through
-        return self._phase is _READY and self._slow and bool(self._inbox)
+        return self._phase is _READY and self.slow and bool(self._inbox)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
@@ -198,6 +198,8 @@ class ClientConnection(BodyReader):
         head.id = self._given_id
         if isinstance(decision, Rescue) and owner.rescue is not None:
             self._serving = owner.rescue.start(self, head, decision, whole=whole)
+            if self.slow:  # its 100 Continue has found that
+                self._serving.client_slow()
             return
         if owner.exports is not None:
             self._serving = owner.exports.start(self, head, head.target, whole=whole)
@@ -238,7 +240,7 @@ class ClientConnection(BodyReader):
         self._phase = _READY
         if self._inbox.waiting or self._reading.stopped or self._reading.ended:
             self._proceed()
-        elif not (self._slow or self._lingering.handed_over):
+        elif not (self.slow or self._lingering.handed_over):
             self._deadlines.set(_IDLE, self._owner.idle_timeout)
 
     # Called by the exchange; see `duplex.ClientSide`.

@@ -40,8 +40,11 @@ class ClientSide(Protocol):
     #: The connection to VB365 that belongs to this client alone (NTLM, Negotiate). It is closed
     #: with the client's connection.
     private: Closable | None
-    #: The bytes written; incremented by whoever writes a response.
+    #: The bytes written; incremented by whoever writes a response past `write`.
     sent: int
+    #: True while the client reads more slowly than the proxy writes. The exchange is told when that
+    #: changes, but it may begin, or connect to VB365, in the meantime.
+    slow: bool
     #: The status of the response, set before its first byte is written.
     code: int
     #: The id of the job that the request is about, for the log.
@@ -49,6 +52,9 @@ class ClientSide(Protocol):
     #: Called once with whether the client has received the whole response: it has closed or reused
     #: the connection properly, and not reset it. To be set before `answered`.
     delivered: Callable[[bool], None] | None
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Write bytes of a response."""
 
     def responding(self) -> None:
         """The first bytes of the final response are written, and more will follow."""

@@ -75,7 +75,7 @@ class RequestReader(BaseConnection):
     def _take_requests(self) -> None:
         inbox = self._inbox
         while inbox and self._body.done:
-            turn = self._phase is _READY and not self._slow
+            turn = self._phase is _READY and not self.slow
             try:
                 start, end = inbox.find_head()
                 head = parse_request(inbox.peek(start, end)) if turn and end >= 0 else None
@@ -92,7 +92,7 @@ class RequestReader(BaseConnection):
                 break
             inbox.drop(end)
             self._begin(head, b"")
-        if self._phase is _READY and not self._slow and not inbox:
+        if self._phase is _READY and not self.slow and not inbox:
             self._rest()
         self._reading.update()
 

@@ -73,6 +73,18 @@ class Backlog:
         before = 0 if unsent is None else unsent()
         self._slow[moved][slow] = _Entry(self._now(), size, make_room, unsent, before)
         self._size += size
+        self._use(slow)
+
+    def grow(self, slow: object, size: int, *, written: int) -> None:
+        """Count `size` bytes for it, with `written` more, if anything counts: it has not moved."""
+        for each in self._slow:
+            if (entry := each.get(slow)) is not None:
+                each[slow] = entry._replace(size=size, before=entry.before + written)
+                self._size += size - entry.size
+                self._use(slow)
+                return
+
+    def _use(self, slow: object) -> None:
         # it may be behind one that makes room now: there may be a thousand of these
         if self._making_room:
             return

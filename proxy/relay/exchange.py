@@ -224,6 +224,8 @@ class Exchange(WaitingBody):
                 message = b"".join((message, *self._early))
                 self._early.clear()
             connection.ask(self, self._head, message)
+            if self._client.slow:
+                connection.pause()
         except BaseException:  # no memory: nobody else would close it
             self._disconnect()
             raise
@@ -244,7 +246,7 @@ class Exchange(WaitingBody):
     def data_received(self, data: bytes) -> None:
         """Forward bytes of the response."""
         if self._phase is _TUNNEL:
-            self._write(data)
+            self._client.write(data)
             return
         try:
             if self._body is None:
@@ -252,7 +254,7 @@ class Exchange(WaitingBody):
             else:
                 forward, rest = self._body.feed(data)
                 if forward:
-                    self._write(forward)
+                    self._client.write(forward)
                 if self._body.done:
                     self._finish(rest)
         except MalformedMessage as why:
@@ -352,8 +354,7 @@ class Exchange(WaitingBody):
         self._response, self._body = response, body
         out = response_bytes(response, connection, dechunked=dechunked) + forward
         client.code = response.status
-        client.sent += len(out)
-        client.transport.write(out)
+        client.write(out)
         if body.done:
             self._finish(rest)
         else:
@@ -364,13 +365,9 @@ class Exchange(WaitingBody):
             raise MalformedMessage("protocols were switched without being asked")
         self._phase = _TUNNEL
         self._client.code = response.status
-        self._write(response_bytes(response) + rest)
+        self._client.write(response_bytes(response) + rest)
         self._client.responding()
         self._client.tunnel()
-
-    def _write(self, data: bytes) -> None:
-        self._client.sent += len(data)
-        self._client.transport.write(data)
 
     def _finish(self, rest: bytes) -> None:
         """End the exchange: the response is complete."""

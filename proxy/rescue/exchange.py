@@ -328,7 +328,7 @@ class RescueExchange:
         self._body.release()
         self._phase = Phase.RESPONDING
         client.code = head.status
-        self._write(response_bytes(head, connection, dechunked=dechunked))
+        client.write(response_bytes(head, connection, dechunked=dechunked))
         client.responding()
         length = head.length if head.framing is Framing.LENGTH else None
         sent = 0
@@ -337,7 +337,7 @@ class RescueExchange:
             async for piece in pieces:
                 sent += len(piece)
                 self._count(len(piece))
-                self._write(_chunk(piece) if chunked and not old else piece)
+                client.write(_chunk(piece) if chunked and not old else piece)
                 del piece  # the transport has it
                 if sent == length:
                     # before the source is closed: the client may close at once
@@ -348,7 +348,7 @@ class RescueExchange:
         if length is not None and sent != length:
             raise Short(f"{sent} bytes instead of {length}")
         if chunked and not old:
-            self._write(b"0\r\n\r\n")
+            client.write(b"0\r\n\r\n")
         self._answered(keep=keep)
 
     def _answered(self, *, keep: bool) -> None:
@@ -361,10 +361,6 @@ class RescueExchange:
         if self._delivery is not None:
             self._delivery.sent += size
             self._needs.deliveries.counts.served += size
-
-    def _write(self, data: bytes | bytearray) -> None:
-        self._client.sent += len(data)
-        self._client.transport.write(data)
 
 
 async def _close(found: Outcome) -> None:

@@ -36,12 +36,15 @@ class Client:
     def __init__(self) -> None:
         self.transport = Written()
         self.peer, self.scheme = b"127.0.0.1", b"http"
-        self.closing = False
+        self.closing = self.slow = False
         self.private = None
         self.sent = 0
         self.code = 0
         self.held = False
         self.ends: list[str] = []
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
 
     def hold(self) -> None:
         self.held = True
