@@ -32,12 +32,13 @@ class ClientMemory:
     def of(cls, settings: Settings, seat: Seat | None = None) -> ClientMemory:
         """Make it from the settings. The workers of one proxy share it."""
         limit, largest = settings.exports.body_memory, settings.exports.max_request_body
+        # rescued bodies, and those at another worker, make no room for others, so that they leave
+        # some, but a first kick-off may have a body of any valid size
+        part = max(limit * 3 // 4, largest)
         if seat is None:
             bodies = Budget(limit)
-            return cls(Budget(_HEADS), bodies, Part(bodies, Budget(limit)))
-        # a worker cannot let the bodies at another one make room, so that they leave some, but a
-        # first kick-off may have a body of any valid size
-        part = max(limit * 3 // 4, largest)
+            strange = part if settings.exports.rescue_sync else limit
+            return cls(Budget(_HEADS), bodies, Part(bodies, Budget(strange)))
         bodies = SharedBudget(limit, seat.bodies, seat.index)
         return cls(
             SharedBudget(_HEADS, seat.heads, seat.index),

@@ -158,6 +158,25 @@ async def test_3_1_strangers_that_hold_the_memory_stop_no_kickoff(
         stranger.abort()
 
 
+async def test_3_1_rescued_bodies_of_strangers_stop_no_kickoff_of_a_known_caller(
+    make_stage: MakeStage,
+) -> None:
+    """They make no room while they arrive, so that they leave some."""
+    limits = {"EXPORTS__BODY_MEMORY": "128KiB", "EXPORTS__MAX_REQUEST_BODY": "64KiB"}
+    stage = await make_stage(EXPORTS__RESCUE_SYNC="true", **limits)
+    await stage.get("/v8/_async/exports")  # VB365 accepts the caller
+    strangers = []
+    for number in range(3):
+        fields = {"Authorization": f"Bearer made-up-{number}", "Content-Length": str(60 << 10)}
+        strangers.append(await Peer.to(stage.url))
+        head = request_bytes("POST", stage.export, stage.fields | fields, None, "h")
+        await strangers[-1].send(head + b"x" * (40 << 10))
+        await asyncio.sleep(0.05)
+    assert (await stage.kickoff(stage.export, body=b"y" * (30 << 10))).status == 202
+    for stranger in strangers:
+        stranger.abort()
+
+
 async def test_3_1_a_body_that_arrives_too_slowly_is_aborted(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
