@@ -12,7 +12,7 @@ from aiohttp import web
 from proxy.api.request import ApiRequest
 from proxy.core.errors import Problem
 from proxy.core.pace import Pace
-from proxy.net.budget import Budget, Part, Share
+from proxy.net.budget import Part, Share
 from proxy.ports import Fields
 
 #: Seconds after which a client may retry when all memory is in use.
@@ -65,10 +65,6 @@ class RequestBodies:
         #: Those of unknown callers.
         self._strangers: dict[_Arriving, None] = {}
 
-    def memory_for(self, fields: Fields) -> Budget:
-        """Return the memory that the body of a request with these fields may take."""
-        return self._part.whole if self._knows(fields) else self._part
-
     @asynccontextmanager
     async def receive(self, request: ApiRequest) -> AsyncIterator[RequestBody]:
         """Receive the whole body. Its memory counts until the context ends, and as long as it is
@@ -76,7 +72,7 @@ class RequestBodies:
 
         A client that disconnects before the end of its body cancels this.
         """
-        memory = Share(self.memory_for(request.fields))
+        memory = Share(self._part.whole if self._knows(request.fields) else self._part)
         try:
             yield RequestBody(await self._body(request, memory), memory)
         finally:

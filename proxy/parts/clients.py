@@ -34,7 +34,7 @@ class ClientParts:
         self, settings: Settings, tls: ssl.SSLContext | None, memory: ClientMemory
     ) -> None:
         self._settings = settings
-        self._memory = memory
+        self.memory = memory
         self.limits = _connection_limits(settings)
         self.pool = upstream_pool(
             settings, tls, limit=self.limits.upstream, max_idle=self.limits.idle
@@ -64,7 +64,7 @@ class ClientParts:
             rescue=None if rescue is None else rescue(relay),
             relay=relay,
             decide=_router(self._settings).decide,
-            waiting=self._memory.heads,
+            waiting=self.memory.heads,
             head_timeout=listen.head_timeout,
             idle_timeout=listen.idle_timeout,
             max_connections=self.limits.clients,

@@ -268,7 +268,7 @@ class Parts:
             runner=runner,
             sealer=self._sealer,
             relay=relay,
-            memory=self._bodies.memory_for,
+            memory=partial(self._clients.memory.for_rescue, self._access.knows),
             held_fields=self._held_fields,
             note=self.deliveries.note,
             served=self._download.counts,

@@ -19,13 +19,14 @@ _HEADS = 64 << 20
 class ClientMemory:
     """`heads` is for the unfinished heads, pipelined requests and large heads of all clients,
     `bodies` for those of kick-offs and rescued exports that are being received, `strange_bodies`
-    what of these callers may use whom VB365 has never accepted. `processes` serve exports,
-    and divide what they do not count together.
+    what of these callers may use whom VB365 has never accepted, `strange_rescues` the part of it
+    for rescued exports. `processes` serve exports, and divide what they do not count together.
     """
 
     heads: Budget
     bodies: Budget
     strange_bodies: Part
+    strange_rescues: Part
     processes: int = 1
 
     @classmethod
@@ -37,16 +38,24 @@ class ClientMemory:
         part = max(limit * 3 // 4, largest)
         if seat is None:
             bodies = Budget(limit)
-            strange = part if settings.exports.rescue_sync else limit
-            return cls(Budget(_HEADS), bodies, Part(bodies, Budget(strange)))
+            kickoffs, rescues = Part(bodies, Budget(limit)), Part(bodies, Budget(part))
+            return cls(Budget(_HEADS), bodies, kickoffs, rescues)
         bodies = SharedBudget(limit, seat.bodies, seat.index)
+        strangers = Part(bodies, SharedBudget(part, seat.strange_bodies, seat.index))
         return cls(
             SharedBudget(_HEADS, seat.heads, seat.index),
             bodies,
-            Part(bodies, SharedBudget(part, seat.strange_bodies, seat.index)),
+            strangers,
+            strangers,
             seat.count if seat.handover is None else 1,
         )
 
     def receiver(self, max_body: int, knows: Callable[[Fields], bool]) -> RequestBodies:
         """Make what receives the bodies of kick-offs."""
         return RequestBodies(max_body=max_body, part=self.strange_bodies, knows=knows)
+
+    def for_rescue(self, knows: Callable[[Fields], bool], fields: Fields) -> Budget:
+        """Return the memory that the body of a rescued export with these fields may take. `knows`
+        as `RequestBodies`.
+        """
+        return self.bodies if knows(fields) else self.strange_rescues

@@ -113,7 +113,7 @@ async def test_a_job_counts_while_it_is_stored_if_its_client_disconnects(
     clients that disconnect at once would exceed all limits.
     """
     memory, heads = Budget(1 << 20), Budget(64 << 20)
-    budgets = iter((memory, heads, Budget(1 << 20)))
+    budgets = iter((memory, Budget(1 << 20), Budget(1 << 20), heads))
     monkeypatch.setattr("proxy.parts.memory.Budget", lambda _: next(budgets))
     sizes = {"EXPORTS__BODY_MEMORY": "1MiB", "EXPORTS__MAX_REQUEST_BODY": "1MiB"}
     stage = await make_stage(EXPORTS__MAX_PER_CALLER="1", EXPORTS__GRACE=LONG, **sizes)
