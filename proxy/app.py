@@ -172,7 +172,7 @@ class Running:
         first = HandoverRelay(handover.paths, timeout=self.settings.upstream.connect_timeout)
         self._closing.push_async_callback(first.close)
         server = parts.server(
-            exports=first, rescue=partial(self._handover_rescuer, first, memory.strange_bodies)
+            exports=first, rescue=partial(self._handover_rescuer, first, memory.strange_rescues)
         )
         self._count(parts.counts(server))
         await self._listen(server)

@@ -110,9 +110,8 @@ class _Supervisor:
         ]
         self._handover = _handover(stack) if settings.storage.jobs == "disk" else None
         self._board = Board(len(self._workers))
-        self._heads, self._bodies, self._strange_bodies = (
-            Tally(len(self._workers)) for _ in range(3)
-        )
+        tallies = [Tally(len(self._workers)) for _ in range(4)]
+        self._heads, self._bodies, self._strange_bodies, self._strange_rescues = tallies
         self._alive = os.pipe()
         self._signals = socket.socketpair()
 
@@ -181,6 +180,7 @@ class _Supervisor:
             heads=self._heads,
             bodies=self._bodies,
             strange_bodies=self._strange_bodies,
+            strange_rescues=self._strange_rescues,
             ready=writable,
             alive=self._alive[0],
         )

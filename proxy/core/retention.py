@@ -56,7 +56,7 @@ def spent(job: Job) -> tuple[bool, float, str] | None:
     """
     if not (job.terminal or job.forgotten) or job.result is ResultState.AVAILABLE:
         return None
-    proven = job.accepted or job.status is not Status.FAILED
+    proven = job.accepted or job.status in (Status.SUCCESS, Status.WARNING)
     return proven, job.updated if job.ended is None else job.ended, job.id
 
 

@@ -199,9 +199,16 @@ def _failed(job: Job, event: Failed, now: float) -> Job:
 
 
 def _kept(request: ExportRequest) -> ExportRequest:
-    """What an ended job keeps of its request, which may be 256 KiB long and is not sent again."""
+    """What an ended job keeps of its request, which may be 256 KiB long and is not sent again. A
+    version segment that is cut is still an alias of the one that was sent.
+    """
+    session = request.session
+    if session is not None and len(session) > _LONG_SEGMENT:
+        session = f"sha256-{hashlib.sha256(session.encode('latin-1')).hexdigest()}"
     return replace(
         request,
+        api=request.api[:16],
+        session=session,
         target=shortened(request.target, limit=_LONG_TARGET),
         title=request.title[:_LONG_SEGMENT],
         content_type=None,
@@ -212,17 +219,10 @@ def _kept(request: ExportRequest) -> ExportRequest:
 
 
 def _shortened(job: Job, error: JobError) -> Job:
-    """The refused job without long values. A version segment that is cut is still an alias of the
-    one that was sent.
-    """
-    request = job.request
+    """The refused job without long values."""
     body = None if error.body is None else shortened(error.body, limit=_LONG_BODY)
-    session = request.session
-    if session is not None and len(session) > _LONG_SEGMENT:
-        session = f"sha256-{hashlib.sha256(session.encode('latin-1')).hexdigest()}"
     return replace(
         job,
-        request=replace(request, api=request.api[:16], session=session),
         error=replace(
             error,
             message=shortened(error.message, limit=_LONG_BODY),
@@ -335,9 +335,7 @@ def _delivered(job: Job, event: Delivered, now: float) -> Job:
 
 def _forgotten(job: Job, event: Forgotten, now: float) -> Job:
     """A tombstone keeps what identifies the job, its owner and its session, and nothing else."""
-    request = replace(
-        job.request, target="", content_type=None, idempotency_key=None, fingerprint="", host=None
-    )
+    request = replace(_kept(job.request), target="", idempotency_key=None, fingerprint="")
     return replace(
         job,
         request=request,

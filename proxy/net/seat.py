@@ -29,9 +29,9 @@ class Seat:
     listener and, if the jobs are on its disk, owns them.
 
     `sockets` listen for clients. `handover` is None if every worker has access to the jobs. The
-    workers write what they have counted on `board`, and on `heads`, `bodies` and
-    `strange_bodies` how much memory their clients use. The supervisor reads lines from `ready`, and
-    its end closes `alive`.
+    workers write what they have counted on `board`, and on `heads`, `bodies`, `strange_bodies` and
+    `strange_rescues` how much memory their clients use. The supervisor reads lines from `ready`,
+    and its end closes `alive`.
     """
 
     index: int
@@ -42,6 +42,7 @@ class Seat:
     heads: Tally
     bodies: Tally
     strange_bodies: Tally
+    strange_rescues: Tally
     ready: int
     alive: int
 

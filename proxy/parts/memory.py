@@ -42,11 +42,12 @@ class ClientMemory:
             return cls(Budget(_HEADS), bodies, kickoffs, rescues)
         bodies = SharedBudget(limit, seat.bodies, seat.index)
         strangers = Part(bodies, SharedBudget(part, seat.strange_bodies, seat.index))
+        rescued = SharedBudget(max(part - largest, largest), seat.strange_rescues, seat.index)
         return cls(
             SharedBudget(_HEADS, seat.heads, seat.index),
             bodies,
             strangers,
-            strangers,
+            Part(strangers, rescued),
             seat.count if seat.handover is None else 1,
         )
 

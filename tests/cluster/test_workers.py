@@ -175,7 +175,7 @@ async def test_quotas_hold_over_all_workers(tmp_path: Path) -> None:
 
 def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
     """§3.1, §12: what a worker held when it died is free for its replacement."""
-    heads, bodies, strange_bodies = Tally(2), Tally(2), Tally(2)
+    heads, bodies, strange_bodies, strange_rescues = (Tally(2) for _ in range(4))
     settings = settings_of("http://vb365", tmp_path, {})
 
     def memory(index: int) -> ClientMemory:
@@ -188,6 +188,7 @@ def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
             heads=heads,
             bodies=bodies,
             strange_bodies=strange_bodies,
+            strange_rescues=strange_rescues,
             ready=-1,
             alive=-1,
         )
@@ -195,6 +196,13 @@ def test_strangers_have_one_budget_over_all_workers(tmp_path: Path) -> None:
 
     first = memory(0)
     second = memory(1)
+    # a rescued body, which makes no room, counts at two workers: others fit beside them
+    rescued = first.strange_rescues.limit
+    assert first.strange_rescues.take(rescued)
+    assert not second.strange_rescues.take(1)
+    assert second.strange_bodies.take(settings.exports.max_request_body)
+    first.strange_rescues.give(rescued)
+    second.strange_bodies.give(settings.exports.max_request_body)
     for mine, other in ((first.heads, second.heads), (first.bodies, second.bodies)):
         assert mine.limit == other.limit == 64 << 20
         assert mine.take(mine.limit - 1)

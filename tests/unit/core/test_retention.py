@@ -17,6 +17,7 @@ from proxy.core.events import (
     Cancelled,
     CancelRequested,
     Claimed,
+    Event,
     Expired,
     Extended,
     Failed,
@@ -257,6 +258,46 @@ def test_no_record_of_a_refused_job_is_large(character: str) -> None:
     assert json.loads(encode(job))["request"]["api"] == "v" + "8" * 15
     ascii_only = failed(error(401, body="x" * 60_000), target="x" * 60_000)
     assert len(encode(ascii_only)) < 4096
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [Claimed("r"), Failed(error(None))],
+        [CancelRequested(), Cancelled()],
+        [Claimed("r"), CancelRequested(), Cancelled()],
+        [Forgotten()],
+    ],
+)
+def test_no_record_of_a_job_that_vb365_never_answered_is_large(events: list[Event]) -> None:
+    """§3.5: anybody can create them while VB365 is away, and they last as long as any other."""
+    long = "\xff" * 60_000
+    job = new_job(1, target=long, api="v" + "8" * 60_000, session=long, title=long, key="k" * 255)
+    for event in events:
+        job = advance(job, event, 3.0)
+    assert job.terminal or job.forgotten
+    assert len(encode(job)) < 8000
+    assert job.request.session == f"sha256-{hashlib.sha256(long.encode('latin-1')).hexdigest()}"
+    assert job.request.api == "v" + "8" * 15
+
+
+def test_what_a_job_was_about_is_kept_if_it_is_not_long() -> None:
+    session = "s" * 255
+    assert failed(error(500), session=session).request.session == session
+    assert advance(new_job(1, session=session), Forgotten(), 3.0).request.session == session
+
+
+def test_records_of_unknown_callers_go_first_however_they_ended() -> None:
+    """§3.5: a stranger may cancel or delete its job while VB365 is away."""
+    honest = advance(replace(running(), accepted=True), Failed(error(None)), 3.0)
+    cancelled = advance(advance(new_job(1), CancelRequested(), 2.0), Cancelled(), 9.0)
+    deleted = advance(new_job(1), Forgotten(), 9.0)
+    first = spent(honest)
+    assert first is not None
+    for each in (cancelled, deleted):
+        rank = spent(each)
+        assert rank is not None
+        assert rank < first
 
 
 def test_short_texts_are_unchanged() -> None:

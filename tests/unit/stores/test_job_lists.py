@@ -124,7 +124,7 @@ async def test_spent_returns_the_oldest_ended_records_without_a_file(jobs: JobSt
     await stored(jobs, new_job(1))
     await stored(jobs, replace(ended(2), result=ResultState.AVAILABLE))
     third = await stored(jobs, ended(30))
-    first = await stored(jobs, advance(new_job(10), Forgotten(), 10))
+    first = await stored(jobs, advance(new_job(10, accepted=True), Forgotten(), 10))
     second = await stored(jobs, ended(20, owner="bob"))
     stranger = await stored(jobs, advance(new_job(40, owner="x"), Failed(REFUSED), 40.0))
     assert await jobs.spent(None, 9) == [stranger, first, second, third]
