@@ -55,6 +55,8 @@ class ConnectionOwner(Protocol):
     unread: Backlog
     #: Logs each request; None if nothing does.
     access: AccessLog | None
+    #: True once the server is stopping.
+    draining: bool
 
     def bridge(self, client: ClientSide) -> Bridge:
         """Make the bridge between a client connection and aiohttp."""
@@ -213,7 +215,8 @@ class BaseConnection(asyncio.Protocol, ABC):
             size, left = self.transport.get_write_buffer_size(), partial(unsent, self.transport)
             self._owner.unread.add(self, size, self._read_too_slowly, unsent=left)
             self._unsent = left()
-            self._deadlines.set(Limit.READER, self._patience)
+            if not self._lingering.handed_over:  # the other process knows how its client reads
+                self._deadlines.set(Limit.READER, self._patience)
         except MemoryError:  # it would neither count nor have a time limit
             # not now: whoever is writing goes on
             asyncio.get_running_loop().call_soon(self.break_off, Ending.ABORTED)

@@ -307,6 +307,15 @@ class ClientConnection(BodyReader):
         self._closed_well = True
         super()._end()
 
+    def _expired(self, which: int) -> None:
+        if which == Limit.LINGER and self.delivered is not None:
+            if is_sent(self.transport):
+                self._report(received=True)
+            elif not self._owner.draining:  # it is silent because it reads
+                self._lingering.wait()
+                return
+        super()._expired(which)
+
     def _leave(self, ending: Ending = Ending.CLIENT_LEFT) -> None:
         """End the request in progress, if any, without the rest of its response."""
         serving, self._serving = self._serving, None

@@ -75,6 +75,10 @@ class Lingering:
         else:
             self._deadlines.set(Limit.LINGER, QUIET)
 
+    def wait(self) -> None:
+        """Let the client be silent for another `QUIET` seconds. `Limit.READER` bounds that."""
+        self._deadlines.set(Limit.LINGER, QUIET)
+
     def expired(self) -> None:
         """Close, unless part of the response is still unsent: `Limit.READER` bounds that."""
         closing = self._transport.is_closing()

@@ -118,7 +118,7 @@ class RequestReader(BaseConnection):
         """Wait for the first byte of the next request."""
         if self._reading.ended:
             self._end()
-        else:
+        elif not self._lingering.handed_over:  # the other process decides when its client is idle
             self._deadlines.set(_IDLE, self._owner.idle_timeout)
 
     def _refuse(self, begun: bytes, why: MalformedMessage) -> None:
