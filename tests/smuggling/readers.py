@@ -90,6 +90,6 @@ def _careless_chunks(stream: bytes) -> tuple[bytes, bytes] | None:
             return None
         size, stream = int(match[1], 16), stream[match.end() :]
         if not size:
-            end = re.match(rb"(?:[^\n]*[^\r\n][^\n]*\n)*\r?\n", stream)
+            end = re.match(rb"(?:(?!\r*+\n)[^\n]*+\n)*+\r?\n", stream)
             return (payload, stream[end.end() :]) if end else None
         payload, stream = payload + stream[:size], re.sub(rb"\A\r?\n", b"", stream[size:])

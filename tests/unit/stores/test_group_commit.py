@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -194,11 +195,14 @@ async def test_a_record_that_cannot_be_written_fails_alone(
 def lack_of_memory(nth: int, count: int = 1) -> Iterator[None]:
     """Let `count` allocations fail, from the nth one on. Not every CPython can do that."""
     faults = pytest.importorskip("_testcapi")
+    trace = sys.gettrace()  # measuring coverage needs memory
+    sys.settrace(None)
     faults.set_nomemory(nth, nth + count)
     try:
         yield
     finally:
         faults.remove_mem_hooks()
+        sys.settrace(trace)
 
 
 def of_index(jobs: JobIndex) -> list[Any]:
@@ -221,8 +225,9 @@ def test_a_change_that_finds_no_memory_is_made_by_its_repetition(change: str, co
     old = [new_job(number, key=f"k{number}") for number in range(3)]
     claimed = advance(old[1], Claimed("r"), 2.0)
     new = advance(claimed, Failed(ERROR), 3.0) if change == "replace" else claimed
-    lacked = 0
-    for nth in range(1, 200):
+    lacked = nth = 0
+    while nth < lacked + 5:  # the last ones are more than there are
+        nth += 1
         found, expected = JobIndex(), JobIndex()
         for each in (found, expected):
             for job in (old[0], claimed, old[2]) if change != "add" else (old[0], old[2]):
@@ -239,7 +244,7 @@ def test_a_change_that_finds_no_memory_is_made_by_its_repetition(change: str, co
             changes[0]()
         changes[1]()
         assert of_index(found) == of_index(expected), nth
-    assert 10 < lacked < 190
+    assert lacked > 10
 
 
 @pytest.mark.parametrize("nth", range(1, 20))
